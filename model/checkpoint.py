@@ -1,0 +1,229 @@
+"""The weights folder, the contract between training and the container: reading it and writing it.
+
+    <folder>/config.json          everything needed to rebuild and run the network (`WeightsConfig`)
+    <folder>/model.safetensors    its tensors
+    <folder>/README.md            model card, for people
+
+Safetensors hold nothing that executes on loading; nothing here unpickles.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model.classifier import MitosisClassifier
+from model.errors import WeightsError
+from model.preprocessing import Preprocessing
+
+FORMAT_VERSION = 1
+"""Raised when a folder written today could not be read rightly by yesterday's container."""
+
+CONFIG_FILE = "config.json"
+TENSOR_FILE = "model.safetensors"
+CLASSES = ("normal", "atypical")
+"""Class names by label; label 1, atypical, is the positive class."""
+
+THRESHOLD = 0.5
+"""A crop is atypical exactly when its confidence is at least this; the operating point lives in the calibration."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Network:
+    """The arguments of `MitosisClassifier` that rebuild the architecture."""
+
+    backbone: str
+    pooling: str = "avg"
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """P(atypical) = sigmoid(scale * logit + bias): Platt scaling (Platt 1999, without its target smoothing).
+
+    Fitted with both classes weighted alike on predictions for held-out slides, so P is the probability at equal
+    prevalence, and P >= 0.5 is the operating point of best balanced accuracy if the classes' likelihoods are logistic.
+    """
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and math.isfinite(self.bias) and self.scale > 0):
+            raise ValueError(f"A calibration needs a finite bias and a positive finite scale, not {self}.")
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """`config.json` of a weights folder.
+
+    Attributes:
+        name: name of the recipe that made the weights.
+        version: version of the weights, for people.
+        network: the architecture.
+        preprocessing: how crops become its input.
+        calibration: how logits become P(atypical).
+        dtype: precision in which the tensors are stored and were checked against float32.
+        sha256: of the tensor file, hexadecimal.
+        training: data, split, seed and metrics, for people.
+        classes: class names by label.
+        threshold: confidence from which a crop is atypical.
+        format_version: version of this layout.
+    """
+
+    name: str
+    version: str
+    network: Network
+    preprocessing: Preprocessing
+    calibration: Calibration
+    dtype: str
+    sha256: str
+    training: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, str] = CLASSES
+    threshold: float = THRESHOLD
+    format_version: int = FORMAT_VERSION
+
+
+def is_weights_folder(folder: Path) -> bool:
+    """Whether a folder claims to hold weights (it has a `config.json`)."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def read_config(folder: Path) -> WeightsConfig:
+    """Reads and checks `config.json` of a weights folder.
+
+    Raises:
+        WeightsError: the file is missing, is not JSON, lacks or misspells a field, or is of a newer format.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{folder} is no weights folder: it has no {CONFIG_FILE}.") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON ({error}); copy the weights folder again.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} must hold a JSON object; copy the weights folder again.")
+    version = content.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise WeightsError(
+            f"{path} has format version {version!r}, but this program reads up to {FORMAT_VERSION}; use a newer one."
+        )
+    try:
+        config = WeightsConfig(
+            **content
+            | {
+                "network": Network(**content["network"]),
+                "preprocessing": Preprocessing(**content["preprocessing"]),
+                "calibration": Calibration(**content["calibration"]),
+                "classes": tuple(content["classes"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} does not describe a network ({error}); copy the weights folder again.") from error
+    if config.dtype not in DTYPES or config.classes != CLASSES or config.threshold != THRESHOLD:
+        raise WeightsError(
+            f"{path} must have a dtype among {', '.join(DTYPES)}, classes {list(CLASSES)} and threshold {THRESHOLD}."
+        )
+    return config
+
+
+def load(folder: Path) -> tuple[MitosisClassifier, WeightsConfig]:
+    """Rebuilds the network of a weights folder, on the CPU, in evaluation mode, in the stored precision.
+
+    Raises:
+        WeightsError: the folder is incomplete or altered, or its tensors are not those of its architecture.
+    """
+    config = read_config(folder)
+    path = folder / TENSOR_FILE
+    if not path.is_file():
+        raise WeightsError(f"{folder} is incomplete: {TENSOR_FILE} is missing; copy the weights folder again.")
+    if file_sha256(path) != config.sha256:
+        raise WeightsError(f"{path} was altered: its SHA-256 is not the one in {CONFIG_FILE}; copy it again.")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
+    network = build(config.network, tensors, path)
+    return network.eval().requires_grad_(False), config
+
+
+def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> MitosisClassifier:
+    """A network whose parameters and buffers are `tensors` themselves, without a random initialisation or a copy.
+
+    Args:
+        network: the architecture.
+        tensors: its state dictionary.
+        source: where the tensors are from, for the error messages.
+
+    Raises:
+        WeightsError: the architecture is unknown, or `tensors` has other names or shapes.
+    """
+    try:
+        with torch.device("meta"):
+            classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args)
+    except (RuntimeError, TypeError) as error:
+        raise WeightsError(f"The network of {source.parent} cannot be built: {error}.") from error
+    expected = classifier.state_dict()
+    for name in [*expected, *tensors]:
+        found, wanted = tensors.get(name), expected.get(name)
+        if found is None or wanted is None or found.shape != wanted.shape:
+            shapes = [tuple(t.shape) if t is not None else "missing" for t in (found, wanted)]
+            raise WeightsError(
+                f"{source} does not fit the architecture {network.backbone}: tensor {name} is {shapes[0]} in the file "
+                f"and {shapes[1]} in the network."
+            )
+    classifier.load_state_dict(tensors, assign=True)
+    left = [name for name, buffer in classifier.named_buffers() if buffer.is_meta]
+    if left:
+        raise WeightsError(f"{network.backbone} computes buffers at construction ({left[0]}), which is not supported.")
+    return classifier
+
+
+def save(
+    folder: Path, classifier: MitosisClassifier, config: WeightsConfig, extra_files: dict[str, str] | None = None
+) -> WeightsConfig:
+    """Writes a weights folder.
+
+    Args:
+        folder: made when missing; files of the same names are replaced.
+        classifier: its floating-point tensors are stored in `config.dtype`.
+        config: its `sha256` is replaced by that of the written file.
+        extra_files: names and texts of further files, such as the model card.
+
+    Returns:
+        The configuration as written.
+
+    Raises:
+        WeightsError: a tensor holds a number that is not finite, before or after the conversion.
+    """
+    dtype = DTYPES[config.dtype]
+    tensors = {}
+    for name, tensor in classifier.state_dict().items():
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+            if not torch.isfinite(tensor).all():
+                raise WeightsError(f"Tensor {name} is not finite in {config.dtype}; nothing was written to {folder}.")
+        tensors[name] = tensor.detach().cpu().contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / TENSOR_FILE
+    save_file(tensors, path, metadata={"format": "pt"})
+    written = replace(config, sha256=file_sha256(path))
+    (folder / CONFIG_FILE).write_text(json.dumps(asdict(written), indent=2) + "\n", encoding="utf-8")
+    for name, text in (extra_files or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return written
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,52 @@
+"""The network: a timm backbone, its pooled features, one logit."""
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+
+class MitosisClassifier(nn.Module):
+    """One logit a crop: positive leans to atypical, negative to normal (before calibration).
+
+    The backbone starts from random numbers; `model.checkpoint` and training put trained ones in.
+
+    Args:
+        backbone: name of a timm architecture, convolutional or transformer.
+        pooling: what becomes of the last feature map or tokens: timm's `global_pool` (`avg`, `token`, ...).
+        backbone_args: further arguments of `timm.create_model`.
+        dropout: probability of dropping a pooled feature in training.
+
+    Raises:
+        RuntimeError: timm knows no such architecture.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        pooling: str = "avg",
+        backbone_args: dict[str, Any] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = timm.create_model(
+            backbone, pretrained=False, num_classes=0, global_pool=pooling, **(backbone_args or {})
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.backbone.head_hidden_size, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images.
+
+        The head runs in its own precision also under autocast: a logit rounded to bfloat16 keeps two to three digits.
+
+        Args:
+            images: (N, 3, S, S), normalised.
+
+        Returns:
+            (N,), of the type of the head's weights.
+        """
+        features = self.backbone(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(self.dropout(features.to(self.head.weight.dtype))).squeeze(1)

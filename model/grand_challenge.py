@@ -1,0 +1,116 @@
+"""The platform's contract: `inputs.json` to the stack's path, predictions to the result file.
+
+Contract: Grand Challenge, MIDOG 2025 Task 2. One case is one stack of crops; the result is a list, one object a crop.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.checkpoint import CLASSES, THRESHOLD
+from model.errors import CaseError
+
+INPUT_SLUG = "stacked-histopathology-roi-cropouts"
+INPUT_FOLDER = Path("images") / INPUT_SLUG
+RESULT_FILE = "multiple-mitotic-figure-classification.json"
+STACK_SUFFIXES = (".tif", ".tiff", ".mha")
+
+Entry = dict[str, str | float]
+"""`{"class": "atypical" | "normal", "confidence": P(atypical)}` of one crop."""
+
+DECIMALS = 6
+"""Decimals of a written confidence; the class is decided after rounding, so that the two always agree."""
+
+
+def find_stack(input_folder: Path) -> Path:
+    """The one image stack of a case.
+
+    Args:
+        input_folder: what the platform mounts as `/input`: `inputs.json`, and the stack in the folder of its socket.
+
+    Raises:
+        CaseError: `inputs.json` is missing, unreadable or names no such socket, or there is not exactly one stack.
+    """
+    path = input_folder / "inputs.json"
+    try:
+        entries = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CaseError(
+            f"{path} cannot be read ({error.strerror}); give the folder of one case as the input."
+        ) from error
+    except ValueError as error:
+        raise CaseError(f"{path} is not valid JSON ({error}); export the case again.") from error
+    if not isinstance(entries, list):
+        raise CaseError(f"{path} must hold a list of inputs, not {type(entries).__name__}; export the case again.")
+    found = [_slug(entry) for entry in entries]
+    if INPUT_SLUG not in found:
+        raise CaseError(f"{path} names no input '{INPUT_SLUG}' (but {found}); give a case of this algorithm.")
+
+    folder = input_folder / INPUT_FOLDER
+    try:
+        files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    except OSError as error:
+        raise CaseError(f"{folder} cannot be listed ({error.strerror}); it must hold the stack of crops.") from error
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "nothing"
+        raise CaseError(f"{folder} must hold exactly one stack of crops, but holds {names}.")
+    stack = files[0]
+    if stack.suffix.lower() not in STACK_SUFFIXES or not stack.is_file():
+        raise CaseError(f"{stack} is no image stack; give one file ending in {', '.join(STACK_SUFFIXES)}.")
+    return stack
+
+
+def _slug(entry: object) -> str | None:
+    """The socket's slug of an entry of `inputs.json`, in the spelling until 2025 (`interface`) or since (`socket`)."""
+    if isinstance(entry, dict):
+        for key in ("socket", "interface"):
+            description = entry.get(key)
+            if isinstance(description, dict) and isinstance(description.get("slug"), str):
+                return description["slug"]
+    return None
+
+
+def result(probabilities: Sequence[float]) -> list[Entry]:
+    """The result of a case.
+
+    Args:
+        probabilities: P(atypical) of each crop, in [0, 1], in stack order.
+
+    Returns:
+        For each crop `{"class": "atypical" | "normal", "confidence": P(atypical)}`; the class is `atypical` exactly
+        when the confidence is at least `THRESHOLD`.
+    """
+    confidences = [round(float(probability), DECIMALS) for probability in probabilities]
+    return [{"class": CLASSES[confidence >= THRESHOLD], "confidence": confidence} for confidence in confidences]
+
+
+def write_result(output_folder: Path, content: list[Entry]) -> Path:
+    """Writes the result file; it is there whole or not at all, whatever happens while it is written.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        CaseError: the folder cannot be written to, or is full.
+    """
+    path = output_folder / RESULT_FILE
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    partial = None
+    try:
+        output_folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=output_folder, prefix=f".{RESULT_FILE}.", delete=False, encoding="utf-8"
+        ) as file:
+            partial = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    except OSError as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise CaseError(f"{path} cannot be written: {error.strerror}; give a writable folder with space.") from error
+    return path

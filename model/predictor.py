@@ -1,0 +1,150 @@
+"""Crops in, P(atypical) out: batches, precision, and what to do when the accelerator's memory runs out."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model import checkpoint, views
+from model.errors import PredictionError
+from model.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = {"cpu": 16, "cuda": 128}
+"""Views that go through the network together; a whole case of 16 crops with eight views is one batch on a GPU."""
+
+
+class Predictor:
+    """A network with everything around it; build it once, then call it for every stack.
+
+    Args:
+        folder: a weights folder.
+        device: `cuda`, `cpu`, or `auto` for the GPU when there is one.
+        view_set: test-time augmentation, one of `model.views.NAMES`.
+        batch_size: views in one forward pass; None for the device's default.
+
+    Raises:
+        WeightsError: the weights folder cannot be used.
+        PredictionError: `cuda` was asked for and there is none.
+        ValueError: `view_set` is unknown or `batch_size` is below one.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto", view_set: str = "d4", batch_size: int | None = None) -> None:
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(self.device)
+        self.view_set = view_set
+        self.views = views.count(view_set)
+        self.batch_size = BATCH_SIZE[self.device.type] if batch_size is None else batch_size
+        if self.batch_size < 1:
+            raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
+        network, self.config = checkpoint.load(folder)
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network.backbone.to(self.dtype)
+        self.network.head.float()
+
+    def __call__(self, crops: Sequence[np.ndarray], progress: bool = False) -> np.ndarray:
+        """P(atypical) of crops.
+
+        Args:
+            crops: N arrays (H, W, 3), uint8 RGB, at 0.25 µm per pixel, each centred on a mitotic figure.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            (N,) float64 in [0, 1], in the order of the crops.
+
+        Raises:
+            CropError: a crop is smaller than the network's field of view.
+            PredictionError: a logit is not a finite number.
+        """
+        if not len(crops):
+            return np.zeros(0)
+        fields = self.config.preprocessing.field(crops)
+        while True:
+            try:
+                logits = view_averaged_logits(
+                    self.network, self.config.preprocessing, fields, self.view_set, self.batch_size,
+                    self.device, self.dtype, progress,
+                )  # fmt: skip
+                break
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size = max(1, self.batch_size // 2)
+                logger.warning("The GPU's memory is full; going on with batches of %d views.", self.batch_size)
+                torch.cuda.empty_cache()
+        not_finite = np.flatnonzero(~np.isfinite(logits))
+        if len(not_finite):
+            raise PredictionError(
+                f"The network's logit of crop {not_finite[0] + 1} is not a finite number; nothing was written."
+            )
+        calibration = self.config.calibration
+        return sigmoid(calibration.scale * logits + calibration.bias)
+
+
+@torch.inference_mode()
+def view_averaged_logits(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    fields: Tensor,
+    view_set: str,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = False,
+) -> np.ndarray:
+    """Logits averaged over views, before calibration.
+
+    Args:
+        network: gives (B,) logits of (B, 3, S, S) images; in evaluation mode, on `device`.
+        preprocessing: the one the network was trained with.
+        fields: (N, F, F, 3) uint8, from `preprocessing.field`.
+        view_set: one of `model.views.NAMES`.
+        batch_size: views in one forward pass.
+        device: where preprocessing, views and network run.
+        dtype: precision of the network's input.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        (N,) float64.
+    """
+    views_per_crop = views.count(view_set)
+    crops_per_batch = max(1, batch_size // views_per_crop)
+    averaged = []
+    with tqdm(total=len(fields), unit="crop", leave=False, disable=not progress) as bar:
+        for chunk in fields.split(crops_per_batch):
+            images = preprocessing.network_input(chunk.to(device)).to(dtype)
+            parts = views.expand(images, view_set).split(batch_size)
+            logits = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+            averaged.append(views.average(logits.double(), view_set))
+            bar.update(len(chunk))
+    return torch.cat(averaged).cpu().numpy()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device named `auto`, `cpu` or `cuda`; `auto` is the GPU when PyTorch sees one.
+
+    Raises:
+        PredictionError: `cuda` was asked for and PyTorch sees none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise PredictionError("A GPU was asked for, but PyTorch sees none; check the driver, or run with --device cpu.")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """Precision to run in: bfloat16 from compute capability 8.0, float16 on 7.x, float32 on older GPUs and the CPU."""
+    if device.type != "cuda":
+        return torch.float32
+    major, _ = torch.cuda.get_device_capability(device)
+    return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), elementwise, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -values))

@@ -1,0 +1,85 @@
+"""From crops to the network's input; the one definition, used by the container and by training's validation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.errors import CropError
+
+MICROMETRES_PER_PIXEL = 0.25
+"""Resolution that crops are expected to have and that `field_of_view` is counted in."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a crop becomes the network's input.
+
+    Attributes:
+        field_of_view: side of the central square that is looked at, in pixels of 0.25 µm.
+        input_size: side of the network's input, in pixels; the field of view is resized to it.
+        mean: per-channel (R, G, B) mean subtracted from values in [0, 1].
+        std: per-channel (R, G, B) divisor after that.
+    """
+
+    field_of_view: int
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.field_of_view < 1 or self.input_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(f"Preprocessing needs positive sizes and three-channel mean and std, not {self}.")
+        if min(self.std) <= 0:
+            raise ValueError(f"Preprocessing needs a positive std in every channel, not {self.std}.")
+
+    def field(self, crops: Sequence[np.ndarray]) -> Tensor:
+        """Cuts the central field of view out of every crop.
+
+        Args:
+            crops: N arrays (H, W, 3), uint8 RGB, each at least `field_of_view` high and wide; sizes may differ.
+
+        Returns:
+            (N, F, F, 3) uint8 on the CPU, F being the field of view.
+
+        Raises:
+            CropError: a crop is smaller than the field of view; the sentence tells which (counted from 1).
+        """
+        side = self.field_of_view
+        fields = np.empty((len(crops), side, side, 3), dtype=np.uint8)
+        for number, crop in enumerate(crops, start=1):
+            height, width = crop.shape[:2]
+            if min(height, width) < side:
+                raise CropError(
+                    f"Crop {number} is {width} x {height} pixels, but the network looks at {side} x {side} pixels of "
+                    f"{MICROMETRES_PER_PIXEL} µm; give crops of 128 x 128 pixels."
+                )
+            top, left = (height - side) // 2, (width - side) // 2
+            fields[number - 1] = crop[top : top + side, left : left + side]
+        return torch.from_numpy(fields)
+
+    def network_input(self, fields: Tensor) -> Tensor:
+        """Resizes (bilinear, antialiased) and normalises fields of view, on the device they are on.
+
+        Args:
+            fields: (N, F, F, 3) uint8, from `field`.
+
+        Returns:
+            (N, 3, S, S) float32, channels-last in memory, S being `input_size`.
+        """
+        images = fields.permute(0, 3, 1, 2).float().div_(255)
+        if self.field_of_view != self.input_size:
+            size = (self.input_size, self.input_size)
+            images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        return self.normalise(images).contiguous(memory_format=torch.channels_last)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtracts the mean and divides by the standard deviation: (N, 3, H, W) float in [0, 1] to the same shape."""
+        mean = images.new_tensor(self.mean).view(3, 1, 1)
+        std = images.new_tensor(self.std).view(3, 1, 1)
+        return (images - mean) / std

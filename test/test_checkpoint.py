@@ -1,0 +1,112 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.checkpoint import Calibration
+from model.errors import WeightsError
+
+
+@pytest.fixture
+def folder(small_weights: Path, tmp_path: Path) -> Path:
+    """A copy of the small weights folder, to be damaged."""
+    return Path(shutil.copytree(small_weights, tmp_path / "weights"))
+
+
+def edit(folder: Path, **values: object) -> None:
+    path = folder / checkpoint.CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_saved_weights_load_as_they_were(small_weights: Path, tmp_path: Path, dtype: str) -> None:
+    network, config = checkpoint.load(small_weights)
+    written = checkpoint.save(tmp_path / "copy", network, replace(config, dtype=dtype), {"README.md": "card"})
+    again, read = checkpoint.load(tmp_path / "copy")
+    assert read == written and (tmp_path / "copy" / "README.md").read_text() == "card"
+    assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
+    for name, tensor in network.state_dict().items():
+        stored = again.state_dict()[name]
+        assert stored.dtype == (checkpoint.DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype)
+        assert torch.equal(stored, tensor.to(stored.dtype))
+
+
+def test_no_random_initialisation_is_done(small_weights: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    checkpoint.load(small_weights)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_missing_parts_are_named(folder: Path) -> None:
+    assert checkpoint.is_weights_folder(folder)
+    (folder / checkpoint.TENSOR_FILE).unlink()
+    with pytest.raises(WeightsError, match=r"incomplete: model\.safetensors is missing"):
+        checkpoint.load(folder)
+    (folder / checkpoint.CONFIG_FILE).unlink()
+    with pytest.raises(WeightsError, match=r"has no config\.json"):
+        checkpoint.load(folder)
+    assert not checkpoint.is_weights_folder(folder)
+
+
+def test_an_altered_tensor_file_is_refused(folder: Path) -> None:
+    path = folder / checkpoint.TENSOR_FILE
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="altered"):
+        checkpoint.load(folder)
+
+
+def test_a_truncated_tensor_file_is_refused_even_with_its_own_checksum(folder: Path) -> None:
+    path = folder / checkpoint.TENSOR_FILE
+    path.write_bytes(path.read_bytes()[:-10])
+    edit(folder, sha256=checkpoint.file_sha256(path))
+    with pytest.raises(WeightsError, match="safetensors"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"format_version": checkpoint.FORMAT_VERSION + 1}, "format version"),
+        ({"format_version": None}, "format version"),
+        ({"unheard_of": 1}, "does not describe a network"),
+        ({"preprocessing": {"field_of_view": 78}}, "does not describe a network"),
+        ({"calibration": {"scale": -1.0, "bias": 0.0}}, "does not describe a network"),
+        ({"classes": ["atypical", "normal"]}, "classes"),
+        ({"threshold": 0.4}, "threshold"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"network": {"backbone": "no_such_network"}}, "cannot be built"),
+        ({"network": {"backbone": "test_vit"}}, "does not fit the architecture test_vit: tensor"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_refused(folder: Path, values: dict, sentence: str) -> None:
+    edit(folder, **values)
+    with pytest.raises(WeightsError, match=sentence):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_config_that_is_no_object_is_refused(folder: Path, text: str) -> None:
+    (folder / checkpoint.CONFIG_FILE).write_text(text)
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        checkpoint.load(folder)
+
+
+def test_tensors_that_are_not_finite_are_not_written(small_weights: Path, tmp_path: Path) -> None:
+    network, config = checkpoint.load(small_weights)
+    network.head.weight[0, 0] = 1e6
+    with pytest.raises(WeightsError, match=r"head\.weight is not finite in float16"):
+        checkpoint.save(tmp_path / "bad", network, replace(config, dtype="float16"))
+    assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-1.0, 0.0), (float("nan"), 0.0), (1.0, float("inf"))])
+def test_senseless_calibrations_are_refused(scale: float, bias: float) -> None:
+    with pytest.raises(ValueError, match="calibration"):
+        Calibration(scale, bias)
