@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from model.classifier import MitosisClassifier
 from model.errors import WeightsError
@@ -71,7 +72,7 @@ class WeightsConfig:
         network: the architecture.
         preprocessing: how crops become its input.
         calibration: how logits become P(atypical).
-        dtype: precision in which the tensors are stored and were checked against float32.
+        dtype: precision in which matrices and kernels are stored; vectors are float32.
         sha256: of the tensor file, hexadecimal.
         training: data, split, seed and metrics, for people.
         classes: class names by label.
@@ -168,7 +169,7 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
         WeightsError: the architecture is unknown, or `tensors` has other names or shapes.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialisation():
             classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args)
     except (RuntimeError, TypeError) as error:
         raise WeightsError(f"The network of {source.parent} cannot be built: {error}.") from error
@@ -188,6 +189,23 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
     return classifier
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out the filling of new tensors with random or constant numbers, which others will replace.
+
+    On the meta device that changes no number, but it imports torch's compiler, which takes most of a second.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in _INITIALISATIONS or getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+_INITIALISATIONS = {"normal_", "uniform_", "trunc_normal_", "fill_", "zero_"}
+
+
 def save(
     folder: Path, classifier: MitosisClassifier, config: WeightsConfig, extra_files: dict[str, str] | None = None
 ) -> WeightsConfig:
@@ -195,7 +213,8 @@ def save(
 
     Args:
         folder: made when missing; files of the same names are replaced.
-        classifier: its floating-point tensors are stored in `config.dtype`.
+        classifier: its matrices and kernels are stored in `config.dtype`, its vectors (biases, norms, their running
+            statistics) in float32: they are a hundredth of the size, and rounding them changes most.
         config: its `sha256` is replaced by that of the written file.
         extra_files: names and texts of further files, such as the model card.
 
@@ -205,17 +224,17 @@ def save(
     Raises:
         WeightsError: a tensor holds a number that is not finite, before or after the conversion.
     """
-    dtype = DTYPES[config.dtype]
     tensors = {}
     for name, tensor in classifier.state_dict().items():
         if tensor.is_floating_point():
-            tensor = tensor.to(dtype)
+            tensor = tensor.to(DTYPES[config.dtype] if tensor.ndim > 1 else torch.float32)
             if not torch.isfinite(tensor).all():
                 raise WeightsError(f"Tensor {name} is not finite in {config.dtype}; nothing was written to {folder}.")
         tensors[name] = tensor.detach().cpu().contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TENSOR_FILE
     save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors writes for the owner alone, but the image runs as any user
     written = replace(config, sha256=file_sha256(path))
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(written), indent=2) + "\n", encoding="utf-8")
     for name, text in (extra_files or {}).items():

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
+
+from model.lean_timm import timm
 
 
 class MitosisClassifier(nn.Module):

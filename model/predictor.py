@@ -15,7 +15,7 @@ from model.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = {"cpu": 16, "cuda": 128}
+BATCH_SIZE = {"cpu": 8, "cuda": 128}
 """Views that go through the network together; a whole case of 16 crops with eight views is one batch on a GPU."""
 
 

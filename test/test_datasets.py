@@ -1,0 +1,128 @@
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import shared
+
+from training.config import AugmentationConfig
+from training.datasets import (
+    BalancedSampler,
+    DataError,
+    Sample,
+    TrainingCrops,
+    assign_folds,
+    domain_of,
+    load_crops,
+    read_manifest,
+)
+
+
+def make_samples(slides: int = 20, crops: int = 10) -> list[Sample]:
+    """A fifth of the crops of every slide are atypical."""
+    return [
+        Sample(Path(f"{slide}_{crop}.png"), int(crop % 5 == 0), "scanner", f"slide {slide}")
+        for slide in range(slides)
+        for crop in range(crops)
+    ]
+
+
+def test_folds_hold_whole_slides_and_the_same_share_of_atypical_crops() -> None:
+    samples = make_samples()
+    folds = assign_folds(samples, 4, seed=0)
+    of_group = {}
+    for sample, fold in zip(samples, folds, strict=True):
+        assert of_group.setdefault(sample.group, fold) == fold
+    labels = np.array([sample.label for sample in samples])
+    assert sorted(set(folds)) == [0, 1, 2, 3]
+    assert all(labels[folds == fold].mean() == pytest.approx(0.2, abs=0.01) for fold in range(4))
+    assert np.array_equal(folds, assign_folds(samples, 4, seed=0))
+    assert not np.array_equal(folds, assign_folds(samples, 4, seed=1))
+
+
+def test_too_little_data_for_the_folds_is_refused() -> None:
+    with pytest.raises(DataError, match=r"3 slides .* cannot be split into 4 folds"):
+        assign_folds(make_samples(slides=3), 4, seed=0)
+
+
+def test_shared_manifest_has_its_known_counts_and_domains() -> None:
+    samples = read_manifest(shared("amibr"))
+    assert len(samples) == 2894 and sum(sample.label for sample in samples) == 648
+    assert len({sample.group for sample in samples}) == 146
+    counts = {name: sum(s.domain == name for s in samples) for name in {s.domain for s in samples}}
+    assert counts == {
+        "Hamamatsu XR": 358, "Hamamatsu S360": 425, "Aperio CS2": 509, "Aperio XT": 1141, "Leica SCN400": 461,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dataset", "slide", "domain"),
+    [
+        ("MIDOG21", "050.tiff", "Hamamatsu XR"), ("MIDOG21", "051.tiff", "Hamamatsu S360"),
+        ("MIDOG21", "101.tiff", "Aperio CS2"), ("MIDOG21", "151.tiff", "MIDOG21"),
+        ("TUPAC16", "23_stitched1.tif", "Aperio XT"), ("TUPAC16", "24_stitched1.tif", "Leica SCN400"),
+        ("elsewhere", "7.tiff", "elsewhere"), ("MIDOG21", "unnumbered.tiff", "MIDOG21"),
+    ],
+)  # fmt: skip
+def test_domains(dataset: str, slide: str, domain: str) -> None:
+    assert domain_of(dataset, slide) == domain
+
+
+def write_manifest(root: Path, rows: list[dict[str, str]]) -> None:
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_bad_manifests_are_refused_by_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.csv cannot be read .*data\.root"):
+        read_manifest(tmp_path)
+    row = {"file": "a.png", "label": "odd", "dataset": "MIDOG21", "slide": "001.tiff"}
+    write_manifest(tmp_path, [row])
+    with pytest.raises(DataError, match="line 2: the label is 'odd'"):
+        read_manifest(tmp_path)
+    write_manifest(tmp_path, [row | {"label": "normal"}])
+    with pytest.raises(DataError, match=r"line 2: there is no file .*a\.png"):
+        read_manifest(tmp_path)
+    write_manifest(tmp_path, [{"file": "a.png", "label": "normal"}])
+    with pytest.raises(DataError, match="column dataset"):
+        read_manifest(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"a\.png cannot be read"):
+        load_crops([Sample(tmp_path / "a.png", 0, "", "")])
+
+
+def test_the_sampler_balances_the_classes_and_starts_afresh_each_epoch() -> None:
+    labels = np.array([0] * 80 + [1] * 20)
+    sampler = BalancedSampler(labels, balance=1.0, seed=0)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 100
+    assert sum(labels[index] for _, _, index in first) == 50
+    assert [place for _, place, _ in first] == list(range(100))
+    drawn = np.bincount([index for _, _, index in first], minlength=100)
+    assert set(drawn[labels == 1]) == {2, 3} and set(drawn[labels == 0]) == {0, 1}
+    assert list(sampler) == first
+    sampler.epoch = 1
+    assert {epoch for epoch, _, _ in sampler} == {1}
+    assert [i for _, _, i in sampler] != [i for _, _, i in first]
+    natural = [labels[index] for _, _, index in BalancedSampler(labels, balance=0.0, seed=0)]
+    assert sum(natural) == 20
+
+
+def test_an_item_depends_on_its_place_alone(crops: list[np.ndarray], tmp_path: Path) -> None:
+    dataset = TrainingCrops(crops, [0, 1, 0, 1, 0], AugmentationConfig(), seed=3)
+    again = TrainingCrops(crops, [0, 1, 0, 1, 0], AugmentationConfig(), seed=3)
+    again[(0, 0, 0)]
+    for key in ((0, 5, 1), (2, 7, 1)):
+        (crop, label, numbers), (crop_again, _, numbers_again) = dataset[key], again[key]
+        assert np.array_equal(crop, crop_again) and label == 1
+        assert all(np.array_equal(numbers[name], numbers_again[name]) for name in numbers)
+    assert dataset[(0, 5, 1)][2]["angle"] != dataset[(0, 6, 1)][2]["angle"] != dataset[(1, 6, 1)][2]["angle"]
+
+
+def test_crops_are_rgb(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((8, 8, 3), (0, 0, 200), np.uint8))
+    (crop,) = load_crops([Sample(tmp_path / "red.png", 0, "", "")])
+    assert crop[0, 0].tolist() == [200, 0, 0]

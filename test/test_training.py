@@ -1,0 +1,181 @@
+"""Training from a folder of crops to a weights folder, with a small network and an easy task."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from model import checkpoint
+from model.errors import WeightsError
+from model.predictor import Predictor
+from training import fit as fit_module
+from training.config import Config, ConfigError, load_config
+from training.engine import DivergedError, parameter_groups, warmup_cosine
+from training.fit import fit
+from training.train import CONFIGS, main, train
+
+OVERRIDES = [
+    "name=tiny", "network.backbone=test_efficientnet", "network.pretrained=''", "network.input_size=32",
+    "data.folds=2", "data.workers=0", "optimisation.epochs=4", "optimisation.batch_size=8",
+    "optimisation.average_decay=0.8", "augmentation.brightness=0.02", "augmentation.contrast=0.02",
+    "augmentation.stain=0", "augmentation.gamma=0", "augmentation.noise=2", "stored_dtype=float32",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The network is so small that threads spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 crops of 8 slides with a dark spot, large in atypical ones and small in normal ones."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(96):
+        atypical = i % 3 == 0
+        crop = np.clip(random.normal(190, 12, (128, 128, 3)), 0, 255).astype(np.uint8)
+        cv2.circle(
+            crop, (64, 64), int(random.integers(18, 24) if atypical else random.integers(6, 12)), (90, 40, 80), -1
+        )
+        cv2.imwrite(str(root / f"{i}.png"), crop)
+        label = "atypical" if atypical else "normal"
+        rows.append({"file": f"{i}.png", "label": label, "dataset": "MIDOG21", "slide": f"{i % 8 * 15:03}.tiff"})
+    with (root / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
+
+
+def recipe(data: Path, folder: Path, *overrides: str) -> list[str]:
+    return [f"data.root={data}", f"run={folder / 'run'}", f"output={folder / 'weights'}", *OVERRIDES, *overrides]
+
+
+def config_for(data: Path, folder: Path, *overrides: str) -> Config:
+    return load_config(CONFIGS / "compact.yaml", recipe(data, folder, *overrides))
+
+
+def fit_one(config: Config, folder: Path, crops: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    labels = np.array([0, 1, 0, 0, 1] * 8)
+    network = fit(config, Accelerator(), crops * 8, labels, (crops, labels[:5]), folder, seed=1)
+    return network.state_dict()
+
+
+def test_a_recipe_learns_and_writes_weights_that_the_container_runs(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        metrics = train(config_for(data, tmp_path, "optimisation.epochs=10"))
+    losses = [float(r.getMessage().split("loss/train ")[1].split()[0]) for r in caplog.records if "loss/" in r.message]
+    assert losses[9] < losses[0]
+    assert metrics["overall"]["roc_auc"]["value"] > 0.9
+    assert metrics["overall"]["balanced_accuracy"]["value"] > 0.8
+    assert metrics["stored"]["classes_changed"] == 0
+    weights = tmp_path / "weights"
+    assert sorted(file.name for file in weights.iterdir()) == [
+        "README.md", "config.json", "metrics.json", "model.safetensors", "training.yaml",
+    ]  # fmt: skip
+    assert json.loads((weights / "metrics.json").read_text()) == metrics
+    assert load_config(weights / "training.yaml", []).optimisation.epochs == 10
+    assert "It is no medical device" in " ".join((weights / "README.md").read_text().split())
+    crops = [cv2.imread(str(data / f"{i}.png"))[..., ::-1] for i in range(30)]
+    called = Predictor(weights, "cpu")(crops) >= 0.5
+    assert np.mean(called == (np.arange(30) % 3 == 0)) > 0.8
+
+
+def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+    config = config_for(data, tmp_path, "network.dropout=0.3")
+    first, second = (fit_one(config, tmp_path / name, crops) for name in ("a", "b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_fit_goes_on_bit_for_bit(
+    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(data, tmp_path, "network.dropout=0.3")
+    expected = fit_one(config, tmp_path / "whole", crops)
+    train_epoch, epochs = fit_module.train_epoch, iter(range(10))
+
+    def stop_in_the_third(*arguments, **keywords) -> float:
+        loss = train_epoch(*arguments, **keywords)
+        if next(epochs) == 2:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(fit_module, "train_epoch", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        fit_one(config, tmp_path / "broken", crops)
+    torch.rand(7)
+    monkeypatch.undo()
+    resumed = fit_one(config, tmp_path / "broken", crops)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(data, tmp_path)
+    train(config)
+    expected = checkpoint.read_config(tmp_path / "weights")
+    monkeypatch.setattr(fit_module, "train_epoch", None)
+    train(config)
+    assert checkpoint.read_config(tmp_path / "weights") == expected
+
+
+def test_a_run_folder_of_another_configuration_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 5\n")
+    with pytest.raises(ConfigError, match="belongs to a run with another configuration"):
+        train(config_for(data, tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_training(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+    with pytest.raises(DivergedError, match=r"The loss became (nan|inf); lower optimisation\.learning_rate"):
+        fit_one(config_for(data, tmp_path, "optimisation.learning_rate=1e30"), tmp_path, crops)
+
+
+def test_tensors_that_half_precision_spoils_are_not_shipped(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.train.LARGEST_PROBABILITY_CHANGE", 0.0)
+    with pytest.raises(WeightsError, match=r"Stored in bfloat16, .* use stored_dtype=float32"):
+        train(config_for(data, tmp_path, "stored_dtype=bfloat16"))
+
+
+def test_command_line_ends_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"manifest\.csv cannot be read .*; give a folder of crops"):
+        main(["compact", *recipe(tmp_path / "nowhere", tmp_path)])
+    with pytest.raises(SystemExit, match="There is no recipe"):
+        main(["unheard_of"])
+
+
+def test_only_matrices_and_kernels_decay() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 1))
+    network[2].weight.requires_grad_(False)
+    decaying, free = parameter_groups(network, 0.1)
+    assert decaying["weight_decay"] == 0.1 and [p.shape for p in decaying["params"]] == [(4, 3, 3, 3)]
+    assert free["weight_decay"] == 0.0 and len(free["params"]) == 4
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = warmup_cosine(optimizer, steps=100, warmup=0.1)
+    rates = []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001 and schedule.get_last_lr()[0] == 0

@@ -1,0 +1,1 @@
+"""Everything that makes a weights folder; it imports `model`, never the other way round."""

@@ -1,0 +1,58 @@
+"""The calibration and with it the operating point, from predictions for slides that were held out."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from model.checkpoint import Calibration
+from model.predictor import sigmoid
+
+
+def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Platt scaling with both classes weighted alike.
+
+    Maximum likelihood of P(atypical) = sigmoid(scale * logit + bias), each class's samples weighted by the inverse of
+    its frequency. Equal weights make P the probability at equal prevalence, so it does not depend on how many atypical
+    figures the data happened to hold, and P = 0.5 is where sensitivity and specificity weigh alike: the operating
+    point for balanced accuracy.
+
+    Args:
+        logits: (N,) view-averaged logits of held-out samples.
+        labels: (N,) 0 or 1, both present.
+
+    Raises:
+        ValueError: a class is absent, or the logits do not rise with the label, so that no operating point exists.
+    """
+    if len(set(labels.tolist())) != 2:
+        raise ValueError("A calibration needs held-out samples of both classes.")
+    spread = logits.std()
+    if not spread > 0:
+        raise ValueError("A calibration needs logits that differ.")
+    regression = LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-8, max_iter=1000)
+    regression.fit(logits[:, None] / spread, labels)
+    scale = float(regression.coef_[0, 0] / spread)
+    if scale <= 0:
+        raise ValueError("The held-out logits do not rise with the label: the network has learnt nothing to calibrate.")
+    return Calibration(scale=scale, bias=float(regression.intercept_[0]))
+
+
+def calibrate(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """P(atypical) of logits, both (N,)."""
+    return sigmoid(calibration.scale * logits + calibration.bias)
+
+
+def cross_calibrate(logits: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """P(atypical) in which no sample had a part in its own calibration.
+
+    Args:
+        logits: (N,) held-out logits.
+        labels: (N,) 0 or 1.
+        held_out: (N,) fold in which each sample was held out; its calibration is fitted on all other folds.
+
+    Returns:
+        (N,).
+    """
+    probabilities = np.empty(len(logits))
+    for fold in np.unique(held_out):
+        inside = held_out == fold
+        probabilities[inside] = calibrate(logits[inside], fit_calibration(logits[~inside], labels[~inside]))
+    return probabilities

@@ -1,0 +1,194 @@
+"""The configuration of a recipe: typed defaults, a YAML file, `key=value` overrides (in that order)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from model.errors import UserError
+
+
+class ConfigError(UserError):
+    """The configuration cannot be used."""
+
+
+@dataclass
+class DataConfig:
+    """Where the crops are and how they are split.
+
+    Attributes:
+        root: folder with `manifest.csv` and the crops.
+        folds: number of folds, grouped by slide and stratified by label.
+        workers: processes that prepare crops; 0 prepares them in the training process.
+    """
+
+    root: str = MISSING
+    folds: int = 4
+    workers: int = 1
+
+
+@dataclass
+class NetworkConfig:
+    """The network (see `model.classifier`) and what the container has to do with a crop (see `model.preprocessing`).
+
+    Attributes:
+        pretrained: where the backbone's weights come from (see `training.pretrained`); empty for random numbers.
+    """
+
+    backbone: str = MISSING
+    pooling: str = "avg"
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    pretrained: str = ""
+    dropout: float = 0.0
+    field_of_view: int = 128
+    input_size: int = 224
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+
+@dataclass
+class AugmentationConfig:
+    """How far training crops are altered (see `training.augmentation`); 0 switches a change off.
+
+    Attributes:
+        rotation: largest rotation either way, degrees, on top of the quarter turns and mirror images.
+        scale: largest zoom either way, as a natural logarithm (0.1: from /1.105 to x1.105).
+        stretch: the same for the ratio of the two axes.
+        shift: largest displacement either way, pixels of the crop.
+        elastic: standard deviation of the displacement of the elastic grid's knots, pixels of the crop.
+        stain: largest change of the amount of each stain, as a fraction (optical density, haematoxylin-eosin-DAB).
+        stain_shift: largest optical density added to each stain.
+        brightness: largest change of brightness, as a fraction.
+        contrast: largest change of contrast, as a fraction.
+        saturation: largest change of saturation, as a fraction.
+        hue: largest rotation of hue, degrees.
+        gamma: largest change of gamma, as a natural logarithm.
+        grey: probability that all colour is taken away.
+        blur: largest standard deviation of a Gaussian blur, pixels of the crop; half of the crops are blurred.
+        sharpen: largest strength of unsharp masking; a quarter of the crops are sharpened.
+        noise: largest standard deviation of Gaussian noise, grey levels of 255; half of the crops get noise.
+        jpeg: lowest JPEG quality (1 to 100); half of the crops are compressed; 0 compresses none.
+        downscale: largest loss of resolution, as a factor (2: down to half and back up); a quarter of the crops.
+    """
+
+    rotation: float = 180.0
+    scale: float = 0.15
+    stretch: float = 0.08
+    shift: float = 4.0
+    elastic: float = 0.0
+    stain: float = 0.2
+    stain_shift: float = 0.03
+    brightness: float = 0.15
+    contrast: float = 0.15
+    saturation: float = 0.2
+    hue: float = 8.0
+    gamma: float = 0.1
+    grey: float = 0.0
+    blur: float = 1.2
+    sharpen: float = 0.0
+    noise: float = 8.0
+    jpeg: int = 40
+    downscale: float = 0.0
+
+
+@dataclass
+class LossConfig:
+    """Focal loss (see `training.losses`).
+
+    Attributes:
+        gamma: focusing exponent; 0 gives cross-entropy.
+        smoothing: label smoothing, the share of the target moved to one half.
+    """
+
+    gamma: float = 2.0
+    smoothing: float = 0.0
+
+
+@dataclass
+class OptimisationConfig:
+    """AdamW with warm-up and cosine decay, and an average of the weights.
+
+    Attributes:
+        epochs: passes; one draws as many crops as the training fold has.
+        batch_size: crops per step, over all processes.
+        learning_rate: at its peak.
+        weight_decay: of weight matrices and kernels; biases, norms and scales get none.
+        warmup: share of all steps in which the learning rate rises.
+        average_decay: decay per step of the weights' exponential moving average, which is what is kept.
+        gradient_clip: largest norm of the gradient; 0 clips nothing.
+        balance: share of the class-balancing in the sampling; 0 draws every crop alike, 1 both classes equally often.
+        precision: `no`, `bf16` or `fp16` (automatic mixed precision).
+    """
+
+    epochs: int = 12
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    average_decay: float = 0.99
+    gradient_clip: float = 1.0
+    balance: float = 1.0
+    precision: str = "no"
+
+
+@dataclass
+class Config:
+    """A recipe.
+
+    Attributes:
+        name: name of the recipe.
+        version: version written into the weights folder.
+        seed: everything random derives from it.
+        output: the weights folder to write.
+        run: folder for checkpoints, TensorBoard logs and held-out predictions; an interrupted run goes on from it.
+        stored_dtype: precision of the tensors in the weights folder.
+    """
+
+    name: str = MISSING
+    version: str = "1.0.0"
+    seed: int = 0
+    output: str = MISSING
+    run: str = MISSING
+    stored_dtype: str = "float16"
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
+
+
+def load_config(path: Path, overrides: list[str]) -> Config:
+    """A recipe's file with overrides.
+
+    Args:
+        path: a YAML file.
+        overrides: `key=value` with dotted keys, such as `data.root=crops` or `optimisation.epochs=3`.
+
+    Raises:
+        ConfigError: the file is missing, a key is unknown, a value has the wrong type, or a required one is missing.
+    """
+    recipes = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+    if not path.is_file():
+        raise ConfigError(f"There is no recipe {path}; there are: {recipes}.")
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"'{override}' is no override; write key=value, such as data.root=DIR.")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+        missing = OmegaConf.missing_keys(merged)
+        if missing:
+            raise ConfigError(f"{path} leaves {', '.join(sorted(missing))} open; add {sorted(missing)[0]}=VALUE.")
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"{path} with its overrides is no valid configuration: {str(error).splitlines()[0]}"
+        ) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration, every default written out."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

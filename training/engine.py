@@ -1,0 +1,88 @@
+"""One epoch of training."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from model.errors import UserError
+from model.preprocessing import Preprocessing
+from training.augmentation import augment
+from training.config import LossConfig, OptimisationConfig
+from training.losses import focal_loss
+
+
+class DivergedError(UserError):
+    """The loss is not finite any more."""
+
+
+def train_epoch(
+    network: nn.Module,
+    average: AveragedModel,
+    batches: Iterable,
+    preprocessing: Preprocessing,
+    loss_config: LossConfig,
+    optimisation: OptimisationConfig,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    accelerator: Accelerator,
+) -> float:
+    """Goes through all batches once, with an optimisation step and an update of the averaged weights for each.
+
+    Args:
+        network: gives (N,) logits; prepared by `accelerator`, like `batches` and `optimizer`.
+        average: the averaged copy of the network, updated in place.
+        batches: of uint8 crops (N, H, W, 3), labels (N,) and the draws of `training.augmentation`.
+
+    Returns:
+        Mean loss over the crops.
+
+    Raises:
+        DivergedError: the loss is not a finite number.
+    """
+    network.train()
+    losses, crops_seen = 0.0, 0
+    for crops, labels, numbers in batches:
+        images = augment(crops, numbers, preprocessing)
+        with accelerator.autocast():
+            logits = network(images)
+        loss = focal_loss(logits.float(), labels, loss_config.gamma, loss_config.smoothing).mean()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(f"The loss became {value}; lower optimisation.learning_rate.")
+        accelerator.backward(loss)
+        if optimisation.gradient_clip > 0:
+            accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        average.update_parameters(accelerator.unwrap_model(network))
+        losses += value * len(labels)
+        crops_seen += len(labels)
+    return losses / crops_seen
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
+    """The trainable parameters in two groups: matrices and kernels with weight decay; biases, norms, scales without."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float) -> LRScheduler:
+    """Linear warm-up over the share `warmup` of all `steps`, then half a cosine down to zero."""
+    rise = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,118 @@
+"""Figures as the challenge computes them, with confidence intervals, from a table of held-out predictions.
+
+python -m training.evaluate runs/compact/held_out.csv
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from model.checkpoint import THRESHOLD
+from training.calibrate import cross_calibrate
+
+RESAMPLES = 1000
+
+
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """ROC AUC, balanced accuracy, sensitivity and specificity, atypical being positive.
+
+    Args:
+        labels: (N,) 0 or 1; both must occur.
+        probabilities: (N,) P(atypical).
+    """
+    called = probabilities >= THRESHOLD
+    return {
+        "roc_auc": float(roc_auc_score(labels, probabilities)),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, called)),
+        "sensitivity": float(called[labels == 1].mean()),
+        "specificity": float(1 - called[labels == 0].mean()),
+    }
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """Mean distance of P(atypical) from the frequency of atypical, at equal prevalence, over equal-width bins.
+
+    The samples of each class share half of the weight (Guo et al. 2017, arXiv 1706.04599, eq. 3, reweighted).
+    """
+    weights = np.where(labels == 1, 0.5 / max(1, np.sum(labels == 1)), 0.5 / max(1, np.sum(labels == 0)))
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights * (probabilities - labels), bins)
+    return float(np.abs(gaps).sum())
+
+
+def report(
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, domains: np.ndarray, seed: int = 0
+) -> dict:
+    """All figures: overall with 95 % intervals, and for each domain.
+
+    The intervals are percentiles over resampled slides, not crops: crops of one slide are alike.
+
+    Args:
+        labels: (N,) 0 or 1.
+        probabilities: (N,) P(atypical), calibrated without the sample itself.
+        groups: (N,) slide names.
+        domains: (N,) domain names.
+        seed: of the resampling.
+    """
+    overall = scores(labels, probabilities)
+    random = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    resampled = []
+    while len(resampled) < RESAMPLES:
+        chosen = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+        if 0 < labels[chosen].sum() < len(chosen):
+            resampled.append(list(scores(labels[chosen], probabilities[chosen]).values()))
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    return {
+        "crops": len(labels),
+        "atypical": int(labels.sum()),
+        "slides": len(members),
+        "overall": {
+            name: {"value": round(value, 4), "interval_95": [round(float(low[i]), 4), round(float(high[i]), 4)]}
+            for i, (name, value) in enumerate(overall.items())
+        },
+        "expected_calibration_error": round(expected_calibration_error(labels, probabilities), 4),
+        "domains": {
+            str(domain): {"crops": int(np.sum(domains == domain))}
+            | {
+                name: round(v, 4)
+                for name, v in scores(labels[domains == domain], probabilities[domains == domain]).items()
+            }
+            for domain in np.unique(domains)
+            if 0 < labels[domains == domain].sum() < np.sum(domains == domain)
+        },
+    }
+
+
+def report_table(path: Path, seed: int = 0) -> dict:
+    """`report` of a table with columns label, domain, group, fold and logit, as training writes it.
+
+    Calibration is fitted, for each fold, on the other folds.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    labels = np.array([row["label"] == "atypical" for row in rows], dtype=int)
+    logits = np.array([float(row["logit"]) for row in rows])
+    folds = np.array([int(row["fold"]) for row in rows])
+    groups, domains = (np.array([row[column] for row in rows]) for column in ("group", "domain"))
+    return report(labels, cross_calibrate(logits, labels, folds), groups, domains, seed)
+
+
+def main() -> None:
+    """Prints the report of the table named on the command line, as JSON."""
+    parser = argparse.ArgumentParser(description="Report the figures of held-out predictions as JSON.")
+    parser.add_argument("table", type=Path, help="held_out.csv of a training run")
+    arguments = parser.parse_args()
+    if not arguments.table.is_file():
+        sys.exit(f"There is no table {arguments.table}; a training run writes held_out.csv into its run folder.")
+    json.dump(report_table(arguments.table), sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()

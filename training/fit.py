@@ -1,0 +1,146 @@
+"""Fits one network: set-up, epochs, validation after each, a checkpoint to go on from."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from sklearn.metrics import roc_auc_score
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from model.classifier import MitosisClassifier
+from model.predictor import view_averaged_logits
+from model.preprocessing import Preprocessing
+from training.config import Config
+from training.datasets import BalancedSampler, TrainingCrops
+from training.engine import parameter_groups, train_epoch, warmup_cosine
+from training.pretrained import load_pretrained
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_BATCH = 32
+
+
+def preprocessing_of(config: Config) -> Preprocessing:
+    """The preprocessing that a recipe's network is trained for."""
+    network = config.network
+    return Preprocessing(network.field_of_view, network.input_size, tuple(network.mean), tuple(network.std))
+
+
+def fit(
+    config: Config,
+    accelerator: Accelerator,
+    crops: Sequence[np.ndarray],
+    labels: np.ndarray,
+    validation: tuple[Sequence[np.ndarray], np.ndarray] | None,
+    folder: Path,
+    seed: int,
+) -> MitosisClassifier:
+    """Trains one network, or goes on with one that was interrupted.
+
+    Args:
+        config: the recipe.
+        accelerator: where and in which precision it runs.
+        crops: N training crops (H, W, 3) uint8, of one size.
+        labels: (N,) 0 or 1.
+        validation: crops and labels that are only looked at, to log their ROC AUC after each epoch.
+        folder: where the checkpoint and the TensorBoard log go.
+        seed: of this fit.
+
+    Returns:
+        The network with averaged weights, in evaluation mode.
+
+    Raises:
+        DivergedError: the loss is not finite.
+        PretrainedError: the pretrained weights cannot be had.
+    """
+    torch.manual_seed(seed)
+    optimisation, preprocessing = config.optimisation, preprocessing_of(config)
+    network = MitosisClassifier(
+        config.network.backbone, config.network.pooling, config.network.backbone_args, config.network.dropout
+    )
+    if config.network.pretrained:
+        load_pretrained(network.backbone, config.network.pretrained)
+    network = network.to(accelerator.device, memory_format=torch.channels_last)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optimisation.average_decay), use_buffers=True)
+
+    sampler = BalancedSampler(labels, optimisation.balance, seed)
+    batches = DataLoader(
+        TrainingCrops(crops, labels, config.augmentation, seed),
+        batch_size=max(1, optimisation.batch_size // accelerator.num_processes),
+        sampler=sampler,
+        num_workers=config.data.workers,
+        worker_init_fn=_one_thread,
+        drop_last=len(labels) > optimisation.batch_size,
+    )
+    optimizer = torch.optim.AdamW(
+        parameter_groups(network, optimisation.weight_decay), lr=optimisation.learning_rate, fused=True
+    )
+    network, optimizer, batches = accelerator.prepare(network, optimizer, batches)
+    schedule = warmup_cosine(optimizer, optimisation.epochs * len(batches), optimisation.warmup)
+
+    checkpoint = folder / "checkpoint.pt"
+    state = {"network": accelerator.unwrap_model(network), "average": average, "optimizer": optimizer,
+             "schedule": schedule}  # fmt: skip
+    first_epoch = _resume(checkpoint, state) if checkpoint.is_file() else 0
+    writer = SummaryWriter(str(folder), purge_step=first_epoch) if accelerator.is_main_process else None
+    for epoch in range(first_epoch, optimisation.epochs):
+        sampler.epoch = epoch
+        loss = train_epoch(
+            network, average, batches, preprocessing, config.loss, optimisation, optimizer, schedule, accelerator
+        )
+        figures = {"loss/train": loss, "learning_rate": schedule.get_last_lr()[0]}
+        if validation is not None:
+            logits = predict(average.module, preprocessing, validation[0], "none", accelerator.device)
+            figures["roc_auc/validation"] = float(roc_auc_score(validation[1], logits))
+        logger.info(
+            "%s epoch %d/%d  %s",
+            folder.name, epoch + 1, optimisation.epochs, "  ".join(f"{k} {v:.4g}" for k, v in figures.items()),
+        )  # fmt: skip
+        if writer is not None:
+            for name, value in figures.items():
+                writer.add_scalar(name, value, epoch + 1)
+            _save(checkpoint, state, epoch + 1)
+    if writer is not None:
+        writer.close()
+    return average.module.eval()
+
+
+def predict(
+    network: MitosisClassifier,
+    preprocessing: Preprocessing,
+    crops: Sequence[np.ndarray],
+    view_set: str,
+    device: torch.device,
+) -> np.ndarray:
+    """View-averaged logits (N,) of crops, by the container's own code in float32."""
+    network.eval()
+    return view_averaged_logits(network, preprocessing, preprocessing.field(crops), view_set, VALIDATION_BATCH, device)
+
+
+def _one_thread(_: int) -> None:
+    """Leaves the other processors to the training process: a crop is too small to be worth several threads."""
+    cv2.setNumThreads(0)
+
+
+def _save(path: Path, state: dict, epochs_done: int) -> None:
+    content = {name: part.state_dict() for name, part in state.items()}
+    content |= {"epochs_done": epochs_done, "random": torch.get_rng_state()}
+    partial = path.with_suffix(".partial")
+    torch.save(content, partial)
+    os.replace(partial, path)
+
+
+def _resume(path: Path, state: dict) -> int:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for name, part in state.items():
+        part.load_state_dict(content[name])
+    torch.set_rng_state(content["random"])
+    logger.info("Going on from %s after epoch %d.", path, content["epochs_done"])
+    return content["epochs_done"]

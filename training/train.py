@@ -1,0 +1,173 @@
+"""From labelled crops to a weights folder: folds, calibration on what they held out, final fit on everything.
+
+training/train.sh compact data.root=DIR            # sets up .venv, then runs this
+python -m training.train compact data.root=DIR optimisation.epochs=3
+"""
+
+import argparse
+import csv
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from model import checkpoint
+from model.checkpoint import Calibration, Network, WeightsConfig
+from model.errors import UserError, WeightsError
+from training.calibrate import calibrate, fit_calibration
+from training.config import Config, ConfigError, load_config, to_yaml
+from training.datasets import Sample, assign_folds, load_crops, read_manifest
+from training.evaluate import report_table
+from training.fit import fit, predict, preprocessing_of
+from training.model_card import model_card
+
+logger = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).parent / "configs"
+VIEWS = "d4"
+"""Views that held-out predictions are averaged over, the container's default: the calibration is for them."""
+
+LARGEST_PROBABILITY_CHANGE = 0.01
+"""By how much storing the tensors in half precision may move P(atypical) of a training crop."""
+
+
+def train(config: Config) -> dict:
+    """Runs a recipe and writes its weights folder; what an interrupted run finished is not done again.
+
+    Returns:
+        The metrics as written beside the weights.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    run = Path(config.run)
+    run.mkdir(parents=True, exist_ok=True)
+    _keep_config(run / "config.yaml", to_yaml(config))
+    accelerator = Accelerator(mixed_precision=config.optimisation.precision)
+    samples = read_manifest(Path(config.data.root))
+    crops = load_crops(samples)
+    labels = np.array([sample.label for sample in samples])
+    held_out = assign_folds(samples, config.data.folds, config.seed)
+    logger.info(
+        "%d crops (%d atypical) of %d slides, %d folds, on %s.",
+        len(samples), labels.sum(), len({s.group for s in samples}), config.data.folds, accelerator.device,
+    )  # fmt: skip
+
+    logits = np.empty(len(samples))
+    for fold in range(config.data.folds):
+        logits[held_out == fold] = _held_out_logits(config, accelerator, crops, labels, held_out == fold, fold, run)
+    table = run / "held_out.csv"
+    _write_table(table, samples, held_out, logits)
+    metrics = report_table(table, config.seed)
+    calibration = fit_calibration(logits, labels)
+    logger.info("Held out: %s", json.dumps(metrics["overall"]))
+
+    network = fit(config, accelerator, crops, labels, None, run / "final", config.seed + config.data.folds)
+    written = _write_weights(config, network, calibration, metrics)
+    metrics["stored"] = _check_stored(config, network, crops, accelerator)
+    (Path(config.output) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    logger.info("Wrote %s (%s).", config.output, written.sha256[:12])
+    return metrics
+
+
+def _keep_config(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{path.parent} belongs to a run with another configuration; remove it, or give run=DIR.")
+    path.write_text(text, encoding="utf-8")
+
+
+def _held_out_logits(
+    config: Config,
+    accelerator: Accelerator,
+    crops: Sequence[np.ndarray],
+    labels: np.ndarray,
+    validation: np.ndarray,
+    fold: int,
+    run: Path,
+) -> np.ndarray:
+    folder = run / f"fold_{fold}"
+    done = folder / "logits.npy"
+    if done.is_file():
+        return np.load(done, allow_pickle=False)
+    inside, outside = np.flatnonzero(~validation), np.flatnonzero(validation)
+    training_crops, validation_crops = ([crops[i] for i in indices] for indices in (inside, outside))
+    network = fit(
+        config, accelerator, training_crops, labels[inside], (validation_crops, labels[outside]), folder,
+        config.seed + fold,
+    )  # fmt: skip
+    logits = predict(network, preprocessing_of(config), validation_crops, VIEWS, accelerator.device)
+    np.save(done, logits)
+    return logits
+
+
+def _write_table(path: Path, samples: Sequence[Sample], held_out: np.ndarray, logits: np.ndarray) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "domain", "group", "fold", "logit"])
+        for sample, fold, logit in zip(samples, held_out, logits, strict=True):
+            label = checkpoint.CLASSES[sample.label]
+            writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, f"{logit:.6f}"])
+
+
+def _write_weights(config: Config, network, calibration: Calibration, metrics: dict) -> WeightsConfig:
+    weights = WeightsConfig(
+        name=config.name,
+        version=config.version,
+        network=Network(config.network.backbone, config.network.pooling, config.network.backbone_args),
+        preprocessing=preprocessing_of(config),
+        calibration=calibration,
+        dtype=config.stored_dtype,
+        sha256="",
+        training={"held_out": metrics["overall"], "crops": metrics["crops"], "seed": config.seed},
+    )
+    files = {
+        "training.yaml": to_yaml(config),
+        "README.md": model_card(config, metrics, calibration),
+    }
+    return checkpoint.save(Path(config.output), network, weights, files)
+
+
+def _check_stored(config: Config, network, crops: Sequence[np.ndarray], accelerator: Accelerator) -> dict:
+    """Compares the written weights with those in memory on all training crops.
+
+    Raises:
+        WeightsError: a class differs, or a probability by more than `LARGEST_PROBABILITY_CHANGE`.
+    """
+    stored, weights = checkpoint.load(Path(config.output))
+    stored = stored.float().to(accelerator.device)
+    probabilities = [
+        calibrate(predict(net, weights.preprocessing, crops, "none", accelerator.device), weights.calibration)
+        for net in (network, stored)
+    ]
+    change = float(np.abs(probabilities[0] - probabilities[1]).max())
+    differing = int(np.sum((probabilities[0] >= weights.threshold) != (probabilities[1] >= weights.threshold)))
+    if differing or change > LARGEST_PROBABILITY_CHANGE:
+        raise WeightsError(
+            f"Stored in {weights.dtype}, {differing} training crops change class and P(atypical) moves {change:.4f}; "
+            "use stored_dtype=float32."
+        )
+    return {"dtype": weights.dtype, "crops": len(crops), "classes_changed": differing, "largest_change": change}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: a recipe's name and `key=value` overrides."""
+    parser = argparse.ArgumentParser(
+        prog="training/train.sh", description="Train a recipe and write its weights folder.",
+        epilog="Example: training/train.sh compact data.root=DIR optimisation.epochs=12",
+    )  # fmt: skip
+    parser.add_argument("recipe", help=f"one of {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        train(load_config(CONFIGS / f"{parsed.recipe}.yaml", parsed.overrides))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
