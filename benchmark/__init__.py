@@ -1,0 +1,1 @@
+"""One script per question of speed; none of them is a test."""

@@ -1,0 +1,30 @@
+"""What is promised of the weights that are shipped."""
+
+import numpy as np
+import torch
+from conftest import DEFAULT_WEIGHTS
+
+from model import checkpoint
+from model.predictor import Predictor
+
+
+def test_they_are_small_and_complete() -> None:
+    network, config = checkpoint.load(DEFAULT_WEIGHTS)
+    assert sum(parameter.numel() for parameter in network.parameters()) < 12e6
+    assert sum(file.stat().st_size for file in DEFAULT_WEIGHTS.iterdir()) < 25e6
+    assert config.training["held_out"]["roc_auc"]["value"] >= 0.89
+    assert config.training["held_out"]["balanced_accuracy"]["value"] >= 0.80
+    assert "It is no medical device" in " ".join((DEFAULT_WEIGHTS / "README.md").read_text().split())
+
+
+def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tuple) -> None:
+    """bfloat16 on the CPU stands in for the GPU's: same rounding of weights and activations."""
+    crops, _ = real_crops
+    predictor = Predictor(DEFAULT_WEIGHTS, "cpu")
+    expected = predictor(crops)
+    predictor.network.backbone.bfloat16()
+    predictor.dtype = torch.bfloat16
+    half = predictor(crops)
+    clear = np.abs(expected - 0.5) > 0.05
+    assert clear.mean() > 0.8
+    assert np.array_equal((half >= 0.5)[clear], (expected >= 0.5)[clear])

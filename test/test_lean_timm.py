@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+from conftest import DEFAULT_WEIGHTS, REPOSITORY
+
+CODE = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from model.predictor import Predictor
+crop = np.full((128, 128, 3), 200, np.uint8)
+before = Predictor(Path({str(DEFAULT_WEIGHTS)!r}), "cpu")([crop])
+assert not [name for name in sys.modules if name.startswith(("torchvision", "torch._dynamo"))]
+from torchvision.transforms import functional
+import torch
+assert functional.hflip(torch.tensor([[1, 2]])).tolist() == [[2, 1]], "the real torchvision is imported later"
+assert torch.compiler.disable is not None and "function" in str(torch.compiler.disable)
+assert (Predictor(Path({str(DEFAULT_WEIGHTS)!r}), "cpu")([crop]) == before).all()
+"""
+FULL = f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+import torchvision
+import timm, torch
+from model.lean_timm import timm as lean
+assert lean is timm
+"""
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_prediction_imports_neither_torchvision_nor_the_compiler_and_leaves_both_usable() -> None:
+    run(CODE)
+
+
+def test_where_torchvision_is_there_it_is_used() -> None:
+    run(FULL)

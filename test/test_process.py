@@ -1,0 +1,108 @@
+"""The program as it is run: a process, folders, a result file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DEFAULT_WEIGHTS, REPOSITORY, shared, write_case
+from result_file import balanced_accuracy, check_result
+
+from model.crops import read_crops
+from model.grand_challenge import RESULT_FILE, find_stack
+
+EXAMPLE = REPOSITORY / "test" / "input"
+
+
+def run(*arguments: object, rc: int = 0) -> subprocess.CompletedProcess:
+    """Runs `process.py` and expects an exit status."""
+    command = [sys.executable, str(REPOSITORY / "process.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == rc, done.stderr
+    return done
+
+
+def test_the_example_case(tmp_path: Path) -> None:
+    done = run("--input", EXAMPLE, "--output", tmp_path)
+    assert len(check_result(tmp_path, 8)) == 8
+    assert len(done.stderr.strip().splitlines()) == 1 and "8 crops" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_table_shows_each_crop(tmp_path: Path) -> None:
+    done = run("--input", EXAMPLE, "--output", tmp_path, "--table", "--views", "none")
+    entries = check_result(tmp_path, 8)
+    lines = done.stdout.strip().splitlines()
+    assert str(tmp_path / RESULT_FILE) in lines[0]
+    assert len(lines) == 2 + len(entries)
+    for number, (line, entry) in enumerate(zip(lines[2:], entries, strict=True), start=1):
+        assert line.split() == [str(number), entry["class"], f"{entry['confidence']:.3f}"]
+
+
+def test_the_same_case_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run("--input", EXAMPLE, "--output", tmp_path / name, "--device", "cpu")
+    assert (tmp_path / "first" / RESULT_FILE).read_bytes() == (tmp_path / "second" / RESULT_FILE).read_bytes()
+
+
+def test_confidences_follow_shuffled_crops(tmp_path: Path, small_weights: Path, crops: list[np.ndarray]) -> None:
+    order = [4, 2, 0, 3, 1]
+    write_case(tmp_path / "a", crops, suffix=".mha")
+    write_case(tmp_path / "b", [crops[i] for i in order], "interface", ".tif")
+    for name in ("a", "b"):
+        run("--input", tmp_path / name, "--output", tmp_path / f"{name}_out", "--weights", small_weights)
+    first, second = (check_result(tmp_path / f"{name}_out", 5) for name in ("a", "b"))
+    assert len({entry["confidence"] for entry in first}) == 5
+    for place, original in enumerate(order):
+        assert second[place]["confidence"] == pytest.approx(first[original]["confidence"], abs=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["no inputs.json", "truncated stack", "small crops", "no weights"])
+def test_bad_input_is_one_last_line_and_no_result(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path, damage: str
+) -> None:
+    stack = write_case(tmp_path / "case", crops if damage != "small crops" else [crops[0][:60, :60]])
+    weights = small_weights
+    names = {
+        "no inputs.json": "inputs.json",
+        "truncated stack": "stack.tiff",
+        "small crops": "stack.tiff: Crop 1 is 60",
+    }
+    if damage == "no inputs.json":
+        (tmp_path / "case" / "inputs.json").unlink()
+    elif damage == "truncated stack":
+        stack.write_bytes(stack.read_bytes()[:5000])
+    elif damage == "no weights":
+        weights = tmp_path / "nowhere"
+    done = run("--input", tmp_path / "case", "--output", tmp_path / "out", "--weights", weights, rc=1)
+    last = done.stderr.strip().splitlines()[-1]
+    assert names.get(damage, "nowhere") in last and last.endswith(".")
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_the_shared_cases(tmp_path: Path) -> None:
+    """On crops the default weights were trained on: a check that everything is wired rightly, not an accuracy."""
+    cases = shared("cases")
+    truth = json.loads((cases / "ground_truth.json").read_text())
+    found = []
+    for case in truth:
+        run("--input", cases / case["case"], "--output", tmp_path / case["case"])
+        entries = check_result(tmp_path / case["case"], len(case["labels"]))
+        found.extend(zip(case["labels"], entries, strict=True))
+    assert balanced_accuracy(found) >= 0.85
+
+
+def test_shuffling_a_real_stack_shuffles_the_confidences(tmp_path: Path) -> None:
+    crops = read_crops(find_stack(shared("cases") / "case_01"))
+    order = np.random.default_rng(0).permutation(len(crops))
+    write_case(tmp_path / "a", crops)
+    write_case(tmp_path / "b", [crops[i] for i in order])
+    confidences = []
+    for name in ("a", "b"):
+        run("--input", tmp_path / name, "--output", tmp_path / f"{name}_out", "--weights", DEFAULT_WEIGHTS)
+        confidences.append([entry["confidence"] for entry in check_result(tmp_path / f"{name}_out", len(crops))])
+    np.testing.assert_allclose(confidences[1], np.array(confidences[0])[order], atol=1e-5)
+    assert np.ptp(confidences[0]) > 0.2
