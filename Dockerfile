@@ -1,13 +1,17 @@
+# Targets: exec (one case a run, the default) and invoke (a server), each also as slim-exec and slim-invoke without the
+# weights, for a model tarball that is uploaded apart. All share their layers.
+#
 # The base has Python 3.11 with venv and pip; CUDA comes with the torch wheels, so no CUDA image is needed.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS code
 
-COPY requirements.txt /opt/app/
+COPY requirements.lock /opt/app/
 RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r /opt/app/requirements.txt
+    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps \
+        -r /opt/app/requirements.lock
 
 COPY process.py /opt/app/
-COPY model /opt/app/model
+COPY model/*.py /opt/app/model/
 RUN /opt/venv/bin/python -m compileall -q /opt/app
 
 # Only /output and /tmp are written to; any user will do.
@@ -18,3 +22,21 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER 1000:1000
 WORKDIR /opt/app
 ENTRYPOINT ["python", "process.py"]
+
+FROM code AS slim-exec
+LABEL org.grand-challenge.api-method=exec
+
+FROM code AS slim-invoke
+LABEL org.grand-challenge.api-method=invoke
+CMD ["serve"]
+
+FROM code AS baked
+ARG WEIGHTS=model/weights/default
+COPY ${WEIGHTS} /opt/app/model/weights/default
+
+FROM baked AS invoke
+LABEL org.grand-challenge.api-method=invoke
+CMD ["serve"]
+
+FROM baked AS exec
+LABEL org.grand-challenge.api-method=exec

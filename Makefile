@@ -1,13 +1,17 @@
 # make predict [IN=DIR] [OUT=DIR]    classify a case (default: the synthetic example) and show the result
 # make test                          run the tests
 # make lint                          check style and format
+# make fuzz [SECONDS=60]             feed damaged images to the readers
+# make benchmark                     measure
+# make lock                          renew requirements.lock, which the image is built from
 # Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 IN ?= test/input
 OUT ?= output
+SECONDS ?= 60
 
-.PHONY: predict test lint benchmark
+.PHONY: predict test lint fuzz benchmark lock
 
 predict: .venv/requirements.done
 	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table
@@ -19,13 +23,25 @@ lint: .venv/test-requirements.done
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+fuzz: .venv/requirements.done
+	.venv/bin/python test/fuzz_readers.py --seconds $(SECONDS)
+
+lock: .venv/export-requirements.done
+	.venv/bin/uv pip compile requirements.txt --output-file requirements.lock --generate-hashes --no-header --quiet \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28
+
 benchmark: .venv/requirements.done
 	.venv/bin/python -m benchmark.case_time
+	.venv/bin/python -m benchmark.invoke_time
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 .venv/requirements.done: requirements.txt | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/export-requirements.done: export-requirements.txt | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 

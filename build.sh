@@ -1,15 +1,34 @@
 #!/usr/bin/env bash
-# Builds the container image.
+# Builds the container image, and beside it the same without weights, tagged IMAGE-slim.
 #
-#   ./build.sh
-#   IMAGE=name:tag CONTAINER_ENGINE=podman BASE_IMAGE=my/python:3.11 ./build.sh [options for the engine's build]
+#   ./build.sh                      the platform's `exec`: one case a run
+#   ./build.sh --api invoke         the platform's `invoke`: a server
+#   IMAGE=name:tag WEIGHTS=model/weights/mine CONTAINER_ENGINE=podman BASE_IMAGE=my/python:3.11 \
+#       ./build.sh [--api exec|invoke] [options for the engine's build]
 set -euo pipefail
 cd "$(dirname "$0")"
 source ./container-engine.sh
 
+api=exec
+if [[ "${1:-}" == --api ]]; then
+    api=${2:-}
+    shift 2 || true
+fi
+if [[ "$api" != exec && "$api" != invoke ]]; then
+    echo "--api is exec or invoke, not '$api'." >&2
+    exit 1
+fi
+
 IMAGE=${IMAGE:-atypical-mitosis:latest}
+WEIGHTS=${WEIGHTS:-model/weights/default}
+if [[ ! -f "$WEIGHTS/config.json" ]]; then
+    echo "$WEIGHTS is no weights folder; train one, or set WEIGHTS to one inside this folder." >&2
+    exit 1
+fi
 arguments=()
 [[ -n "${BASE_IMAGE:-}" ]] && arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 
-echo "Building $IMAGE with $CONTAINER_ENGINE"
-"$CONTAINER_ENGINE" build "${arguments[@]}" "$@" --tag "$IMAGE" .
+echo "Building $IMAGE-slim ($api) with $CONTAINER_ENGINE"
+"$CONTAINER_ENGINE" build "${arguments[@]}" "$@" --target "slim-$api" --tag "$IMAGE-slim" .
+echo "Building $IMAGE ($api, weights $WEIGHTS) with $CONTAINER_ENGINE"
+"$CONTAINER_ENGINE" build "${arguments[@]}" --build-arg "WEIGHTS=$WEIGHTS" "$@" --target "$api" --tag "$IMAGE" .

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Writes what is uploaded to the platform: the image as a tarball, and the weights as the separate model tarball.
+# Writes what is uploaded to the platform into EXPORT_FOLDER, and says the sizes:
+#
+#   <name>.tar.gz        the image with its weights; enough alone
+#   <name>-slim.tar.gz   the image without weights, for a separate model upload,
+#   model.tar.gz         and that model
+#   sbom.cdx.json        bill of materials of the image's Python packages (CycloneDX)
 #
 #   ./export.sh
-#   IMAGE=name:tag WEIGHTS=model/weights/default EXPORT_FOLDER=export ./export.sh
+#   IMAGE=name:tag WEIGHTS=model/weights/mine EXPORT_FOLDER=export ./export.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 source ./container-engine.sh
@@ -10,12 +15,14 @@ source ./container-engine.sh
 IMAGE=${IMAGE:-atypical-mitosis:latest}
 WEIGHTS=${WEIGHTS:-model/weights/default}
 EXPORT_FOLDER=${EXPORT_FOLDER:-export}
-LIMIT=$((10 * 1024 ** 3)) # bytes of compressed image that the platform takes
+LIMIT=$((10 * 1000 ** 3)) # bytes of compressed image that the platform takes
 
-if ! "$CONTAINER_ENGINE" image inspect "$IMAGE" >/dev/null 2>&1; then
-    echo "There is no image $IMAGE; run ./build.sh first." >&2
-    exit 1
-fi
+for image in "$IMAGE" "$IMAGE-slim"; do
+    if ! "$CONTAINER_ENGINE" image inspect "$image" >/dev/null 2>&1; then
+        echo "There is no image $image; run ./build.sh first." >&2
+        exit 1
+    fi
+done
 if [[ ! -f "$WEIGHTS/config.json" ]]; then
     echo "$WEIGHTS is no weights folder; train one, or set WEIGHTS." >&2
     exit 1
@@ -24,20 +31,27 @@ compress=gzip
 command -v pigz >/dev/null && compress=pigz
 
 mkdir -p "$EXPORT_FOLDER"
-image_file=$EXPORT_FOLDER/$(basename "${IMAGE%%:*}").tar.gz
-model_file=$EXPORT_FOLDER/model.tar.gz
-trap 'rm -f "$image_file.partial" "$model_file.partial"' EXIT
+partial=$EXPORT_FOLDER/.partial
+trap 'rm -f "$partial"' EXIT
 
-echo "Saving $IMAGE with $CONTAINER_ENGINE and $compress"
-"$CONTAINER_ENGINE" save "$IMAGE" | "$compress" -c >"$image_file.partial"
-mv "$image_file.partial" "$image_file"
-tar -C "$WEIGHTS" -c . | "$compress" -c >"$model_file.partial"
-mv "$model_file.partial" "$model_file"
-
-for file in "$image_file" "$model_file"; do
-    size=$(stat -c %s "$file")
-    echo "$file: $((size / 1024 ** 2)) MiB"
+# Puts standard input, compressed, into a file that is there whole or not at all, and says its size.
+write() {
+    "$compress" -c >"$partial"
+    mv "$partial" "$1"
+    local size
+    size=$(stat -c %s "$1")
+    echo "$1: $((size / 1024 ** 2)) MiB"
     if ((size > LIMIT)); then
-        echo "Warning: $file is larger than the 10 GB that the platform takes." >&2
+        echo "Warning: $1 is larger than the 10 GB that the platform takes." >&2
     fi
-done
+}
+
+name=$(basename "${IMAGE%%:*}")
+echo "Saving with $CONTAINER_ENGINE and $compress; this takes minutes"
+"$CONTAINER_ENGINE" save "$IMAGE" | write "$EXPORT_FOLDER/$name.tar.gz"
+"$CONTAINER_ENGINE" save "$IMAGE-slim" | write "$EXPORT_FOLDER/$name-slim.tar.gz"
+tar -C "$WEIGHTS" -c . | write "$EXPORT_FOLDER/model.tar.gz"
+
+make --no-print-directory --silent .venv/export-requirements.done
+.venv/bin/cyclonedx-py requirements requirements.lock --of JSON -o "$EXPORT_FOLDER/sbom.cdx.json"
+echo "$EXPORT_FOLDER/sbom.cdx.json: $(grep -c '"purl"' "$EXPORT_FOLDER/sbom.cdx.json") packages"

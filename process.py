@@ -1,30 +1,38 @@
-"""Tells atypical from normal mitotic figures in the case in /input and writes the result to /output.
+"""Tells atypical from normal mitotic figures.
 
-python process.py
-python process.py --input DIR --output DIR --weights model/weights/default --views d4 --device auto
+    python process.py                   the case in /input, its result to /output (the platform's `exec`)
+    python process.py serve             a server that handles one case after another (the platform's `invoke`)
+    python process.py folder IN OUT     every crop of every image in a folder, as tables
+
+Each takes --help.
 """
 
 import argparse
 import logging
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from model import views
+from model.checkpoint import choose_weights
 from model.crops import read_crops
-from model.errors import CropError, UserError
-from model.grand_challenge import Entry, find_stack, result, write_result
+from model.errors import CropError, UserError, one_line
+from model.grand_challenge import Entry, clear_result, find_stack, result, write_result
 from model.predictor import Predictor
-
-DEFAULT_WEIGHTS = Path(__file__).parent / "model" / "weights" / "default"
+from model.preprocessing import MICROMETRES_PER_PIXEL
 
 logger = logging.getLogger("process")
 
 
-def process_case(
-    input_folder: Path, output_folder: Path, weights: Path, device: str, view_set: str
-) -> tuple[Path, list[Entry]]:
-    """Reads a case, classifies its crops and writes the result.
+def process_case(input_folder: Path, output_folder: Path, load: Callable[[], Predictor]) -> tuple[Path, list[Entry]]:
+    """Reads a case, classifies its crops and writes the result; an earlier result is removed first.
+
+    Args:
+        input_folder: what the platform mounts as `/input`.
+        output_folder: where the result goes.
+        load: gives the predictor; called once the case has been read.
 
     Returns:
         Path and content of the result file.
@@ -33,9 +41,10 @@ def process_case(
         UserError: with a sentence for the user.
     """
     start = time.perf_counter()
+    clear_result(output_folder)
     stack = find_stack(input_folder)
     crops = read_crops(stack)
-    predictor = Predictor(weights, device, view_set)
+    predictor = load()
     loaded = time.perf_counter()
     try:
         entries = result(predictor(crops, progress=sys.stderr.isatty()))
@@ -59,28 +68,102 @@ def table(path: Path, entries: list[Entry]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, or 1 with one sentence as the last line on stderr."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("/output"), help="folder of the result (default: %(default)s)"
-    )
-    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, help="weights folder (default: %(default)s)")
-    parser.add_argument("--views", choices=views.NAMES, default="d4", help="views averaged (default: %(default)s)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="also print the result as a table")
-    parsed = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    try:
-        path, entries = process_case(parsed.input, parsed.output, parsed.weights, parsed.device, parsed.views)
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    if parsed.table:
+def run_case(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> int:
+    """The platform's `exec`."""
+    path, entries = process_case(arguments.input, arguments.output, load)
+    if arguments.table:
         print(table(path, entries))
     return 0
+
+
+def run_server(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> int:
+    """The platform's `invoke`."""
+    from model.server import serve
+
+    def handle(predictor: Predictor) -> None:
+        process_case(arguments.input, arguments.output, lambda: predictor)
+
+    return serve(
+        load, handle, partial(clear_result, arguments.output, only_partial=True), arguments.host, arguments.port
+    )
+
+
+def run_folder(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> int:
+    """A lab's own images."""
+    from model.folder import FAILURES, classify_folder
+
+    mpp = arguments.mpp
+    if mpp is None:
+        mpp = MICROMETRES_PER_PIXEL
+        logger.info("The images are taken to have %s µm per pixel; say --mpp if they have not.", mpp)
+    done = classify_folder(load(), arguments.source, arguments.target, mpp, arguments.resume, sys.stderr.isatty())
+    logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
+    if done.failed:
+        failures = arguments.target / FAILURES
+        raise CropError(f"{done.failed} of {done.files} images could not be used; {failures} tells which and why.")
+    return 0
+
+
+def positive(text: str) -> float:
+    """A number above zero, for the command line."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line; the mode is its first word, a case when it is none of them."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--weights",
+        type=Path,
+        help="weights folder (default: MODEL_DIR, then /opt/ml/model, then the one in the image)",
+    )
+    common.add_argument("--views", choices=views.NAMES, default="d4", help="views averaged (default: %(default)s)")
+    common.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+    folders = argparse.ArgumentParser(add_help=False)
+    folders.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
+    folders.add_argument("--output", type=Path, default=Path("/output"), help="for the result (default: %(default)s)")
+
+    def parser(mode: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return argparse.ArgumentParser(
+            prog=f"process.py{mode}", description=__doc__, parents=[*parents, common],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    match arguments:
+        case ["serve", *rest]:
+            serve = parser(" serve", folders)
+            serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+            serve.add_argument("--port", type=int, default=4743, help="(default: %(default)s)")
+            return serve.parse_args(rest, argparse.Namespace(run=run_server))
+        case ["folder", *rest]:
+            folder = parser(" folder")
+            folder.add_argument("source", type=Path, metavar="IN", help="folder of PNG, JPEG, TIFF and MHA crops")
+            folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
+            folder.add_argument("--mpp", type=positive, help="µm per pixel of the images (default: 0.25)")
+            folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+            return folder.parse_args(rest, argparse.Namespace(run=run_folder))
+        case _:
+            one = parser("", folders)
+            one.add_argument("--table", action="store_true", help="also print the result as a table")
+            return one.parse_args(arguments, argparse.Namespace(run=run_case))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, or 1 with one sentence as the last line on stderr."""
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+    def load() -> Predictor:
+        return Predictor(choose_weights(parsed.weights), parsed.device, parsed.views)
+
+    try:
+        return parsed.run(parsed, load)
+    except UserError as error:
+        print(one_line(error), file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

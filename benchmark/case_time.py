@@ -18,24 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import tifffile
-
-from model.crops import read_crops
-from model.grand_challenge import INPUT_FOLDER, find_stack
-
-REPOSITORY = Path(__file__).parent.parent
-CROPS = 16
-
-
-def write_case(folder: Path) -> None:
-    """A case of `CROPS` crops: those of the synthetic example, repeated."""
-    example = REPOSITORY / "test" / "input"
-    crops = read_crops(find_stack(example))
-    (folder / INPUT_FOLDER).mkdir(parents=True)
-    (folder / "inputs.json").write_bytes((example / "inputs.json").read_bytes())
-    with tifffile.TiffWriter(folder / INPUT_FOLDER / "stack.tiff") as tiff:
-        for i in range(CROPS):
-            tiff.write(crops[i % len(crops)], photometric="rgb", compression="adobe_deflate", metadata=None)
+from benchmark.measuring import CROPS, REPOSITORY, median_and_range, write_case
 
 
 def measure(command: list[str], cores: int) -> tuple[float, float]:
@@ -84,11 +67,7 @@ def main() -> None:
     }  # fmt: skip
     for name in commands:
         seconds, memory = zip(*(run[name] for run in runs), strict=True)
-        figures[name] = {
-            "seconds": round(statistics.median(seconds), 2),
-            "seconds_range": [round(min(seconds), 2), round(max(seconds), 2)],
-            "peak_mib": round(statistics.median(memory)),
-        }
+        figures[name] = median_and_range(seconds) | {"peak_mib": round(statistics.median(memory))}
     ratios = [run["case"][0] / run["imports"][0] for run in runs]
     figures["case_over_imports"] = round(statistics.median(ratios), 2)
     print(json.dumps(figures, indent=2))

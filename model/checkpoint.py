@@ -9,7 +9,9 @@ Safetensors hold nothing that executes on loading; nothing here unpickles.
 
 import hashlib
 import json
+import logging
 import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
+from model.classes import CLASSES, THRESHOLD
 from model.classifier import MitosisClassifier
 from model.errors import WeightsError
 from model.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 """Raised when a folder written today could not be read rightly by yesterday's container."""
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
-CLASSES = ("normal", "atypical")
-"""Class names by label; label 1, atypical, is the positive class."""
+BAKED = Path(__file__).parent / "weights" / "default"
+"""The weights folder in the image."""
 
-THRESHOLD = 0.5
-"""A crop is atypical exactly when its confidence is at least this; the operating point lives in the calibration."""
+UPLOADED = Path("/opt/ml/model")
+"""Where the platform extracts the model tarball that was uploaded apart from the image."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -93,9 +98,30 @@ class WeightsConfig:
     format_version: int = FORMAT_VERSION
 
 
-def is_weights_folder(folder: Path) -> bool:
-    """Whether a folder claims to hold weights (it has a `config.json`)."""
-    return (folder / CONFIG_FILE).is_file()
+def choose_weights(argument: Path | None) -> Path:
+    """The weights folder to use, in this order: the argument, the environment's `MODEL_DIR`, `UPLOADED`, `BAKED`.
+
+    Args:
+        argument: what the command line says, if anything.
+
+    Raises:
+        WeightsError: none of them is there.
+    """
+    if argument is not None:
+        return _chosen(argument, "--weights says so")
+    if os.environ.get("MODEL_DIR"):
+        return _chosen(Path(os.environ["MODEL_DIR"]), "MODEL_DIR says so")
+    # Half a weights folder is one, too: to fall back silently would be to run a model that nobody asked for.
+    if any((UPLOADED / name).exists() for name in (CONFIG_FILE, TENSOR_FILE)):
+        return _chosen(UPLOADED, "a model was uploaded")
+    if BAKED.is_dir():
+        return _chosen(BAKED, f"they came with the program; {UPLOADED} holds none")
+    raise WeightsError(f"There are no weights: {UPLOADED} and {BAKED} hold none; give --weights or MODEL_DIR.")
+
+
+def _chosen(folder: Path, why: str) -> Path:
+    logger.info("Weights: %s (%s).", folder, why)
+    return folder
 
 
 def read_config(folder: Path) -> WeightsConfig:

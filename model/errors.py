@@ -5,6 +5,11 @@ class UserError(Exception):
     """Base of all of them; a program ends with the message and a non-zero exit status, without a traceback."""
 
 
+def one_line(error: UserError) -> str:
+    """The message without line breaks, as it is shown to the user."""
+    return " ".join(str(error).split())
+
+
 class CaseError(UserError):
     """A case cannot be read, or its result not be written."""
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.checkpoint import CLASSES, THRESHOLD
+from model.classes import CLASSES, THRESHOLD
 from model.errors import CaseError
 
 INPUT_SLUG = "stacked-histopathology-roi-cropouts"
@@ -84,6 +84,25 @@ def result(probabilities: Sequence[float]) -> list[Entry]:
     """
     confidences = [round(float(probability), DECIMALS) for probability in probabilities]
     return [{"class": CLASSES[confidence >= THRESHOLD], "confidence": confidence} for confidence in confidences]
+
+
+def clear_result(output_folder: Path, only_partial: bool = False) -> None:
+    """Removes what an earlier or interrupted case left: its result, and temporary files; nothing that is not ours.
+
+    Args:
+        output_folder: may be missing.
+        only_partial: remove temporary files only.
+
+    Raises:
+        CaseError: an earlier result cannot be removed.
+    """
+    try:
+        for file in output_folder.glob(f".{RESULT_FILE}.*"):
+            file.unlink(missing_ok=True)
+        if not only_partial:
+            (output_folder / RESULT_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise CaseError(f"{output_folder} cannot be cleared ({error.strerror}); give a writable folder.") from error
 
 
 def write_result(output_folder: Path, content: list[Entry]) -> Path:

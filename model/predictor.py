@@ -1,6 +1,7 @@
 """Crops in, P(atypical) out: batches, precision, and what to do when the accelerator's memory runs out."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,9 +62,21 @@ class Predictor:
             CropError: a crop is smaller than the network's field of view.
             PredictionError: a logit is not a finite number.
         """
-        if not len(crops):
+        return self.predict_fields(self.config.preprocessing.field(crops), progress)
+
+    def warm_up(self) -> None:
+        """Runs the network once, on a blank crop, so that what is wrong shows before the first case.
+
+        Raises:
+            PredictionError: the logit is not a finite number.
+        """
+        side = self.config.preprocessing.field_of_view
+        self([np.full((side, side, 3), 255, dtype=np.uint8)])
+
+    def predict_fields(self, fields: Tensor, progress: bool = False) -> np.ndarray:
+        """`__call__` for fields of view that `preprocessing.field` has already cut out, (N, F, F, 3) uint8."""
+        if not len(fields):
             return np.zeros(0)
-        fields = self.config.preprocessing.field(crops)
         while True:
             try:
                 logits = view_averaged_logits(
@@ -129,12 +142,34 @@ def choose_device(name: str) -> torch.device:
     """The device named `auto`, `cpu` or `cuda`; `auto` is the GPU when PyTorch sees one.
 
     Raises:
-        PredictionError: `cuda` was asked for and PyTorch sees none.
+        PredictionError: `cuda` was asked for and there is none that works.
     """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise PredictionError("A GPU was asked for, but PyTorch sees none; check the driver, or run with --device cpu.")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    # A driver that is missing is no news on a machine without a GPU; one that is there and unfit is.
+    problem = next((str(entry.message) for entry in caught if "driver" in str(entry.message)), "")
+    if available:
+        try:
+            _try_gpu()
+            return torch.device("cuda")
+        except RuntimeError as error:
+            problem = str(error)
+    problem = problem.strip().partition("\n")[0].rstrip(".")
+    if name == "cuda":
+        raise PredictionError(
+            f"A GPU was asked for, but {f'it does not work ({problem})' if problem else 'PyTorch sees none'}; check "
+            "the driver, or run with --device cpu."
+        )
+    if problem:
+        logger.warning("The GPU does not work (%s); running on the CPU.", problem)
+    return torch.device("cpu")
+
+
+def _try_gpu() -> None:
+    torch.ones(1, device="cuda").add_(1).cpu()
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:

@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -44,14 +45,12 @@ def test_no_random_initialisation_is_done(small_weights: Path) -> None:
 
 
 def test_missing_parts_are_named(folder: Path) -> None:
-    assert checkpoint.is_weights_folder(folder)
     (folder / checkpoint.TENSOR_FILE).unlink()
     with pytest.raises(WeightsError, match=r"incomplete: model\.safetensors is missing"):
         checkpoint.load(folder)
     (folder / checkpoint.CONFIG_FILE).unlink()
     with pytest.raises(WeightsError, match=r"has no config\.json"):
         checkpoint.load(folder)
-    assert not checkpoint.is_weights_folder(folder)
 
 
 def test_an_altered_tensor_file_is_refused(folder: Path) -> None:
@@ -111,3 +110,32 @@ def test_tensors_that_are_not_finite_are_not_written(small_weights: Path, tmp_pa
 def test_senseless_calibrations_are_refused(scale: float, bias: float) -> None:
     with pytest.raises(ValueError, match="calibration"):
         Calibration(scale, bias)
+
+
+def test_weights_are_chosen_in_the_documented_order(
+    small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uploaded = tmp_path / "uploaded"
+    monkeypatch.setattr(checkpoint, "UPLOADED", uploaded)
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    caplog.set_level(logging.INFO)
+    assert checkpoint.choose_weights(None) == checkpoint.BAKED
+    uploaded.mkdir()
+    (uploaded / "lost+found").mkdir()
+    assert checkpoint.choose_weights(None) == checkpoint.BAKED
+    (uploaded / checkpoint.TENSOR_FILE).touch()
+    assert checkpoint.choose_weights(None) == uploaded, "half a folder is refused later, not passed over"
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / "mine"))
+    assert checkpoint.choose_weights(None) == tmp_path / "mine"
+    assert checkpoint.choose_weights(small_weights) == small_weights
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 5 and all(message.startswith("Weights: ") for message in said)
+    assert "a model was uploaded" in said[2] and "MODEL_DIR says so" in said[3] and "--weights says so" in said[4]
+
+
+def test_no_weights_at_all_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    for name in ("UPLOADED", "BAKED"):
+        monkeypatch.setattr(checkpoint, name, tmp_path / name)
+    with pytest.raises(WeightsError, match="There are no weights"):
+        checkpoint.choose_weights(None)

@@ -40,7 +40,7 @@ def test_tiff_beyond_the_usual_is_read_too(tmp_path: Path, crops: list[np.ndarra
 def test_what_simpleitk_cannot_read_is_left_to_tifffile(
     tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(_: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no")
 
     monkeypatch.setattr(sitk, "ReadImage", refuse)
@@ -82,33 +82,6 @@ def test_truncated_stacks_are_refused(tmp_path: Path, crops: list[np.ndarray], s
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * tenth // 10])
     with pytest.raises(CropError, match=f"stack{suffix} .*"):
-        read_crops(path)
-
-
-@pytest.mark.parametrize(
-    ("page", "options"),
-    [
-        (np.zeros((128, 128), np.uint8), {"photometric": "minisblack"}),
-        (np.zeros((128, 128, 3), np.uint16), {}),
-        (np.zeros((128, 128, 4), np.uint8), {"extrasamples": ["unassalpha"]}),
-        (np.zeros((3, 128, 128), np.uint8), {"planarconfig": "separate"}),
-    ],
-)
-def test_pages_that_are_not_8_bit_rgb_are_refused_by_number(
-    tmp_path: Path, crops: list[np.ndarray], page: np.ndarray, options: dict
-) -> None:
-    path = tmp_path / "stack.tif"
-    with tifffile.TiffWriter(path) as tiff:
-        tiff.write(crops[0], photometric="rgb", metadata=None)
-        tiff.write(page, **({"photometric": "rgb", "metadata": None} | options))
-    with pytest.raises(CropError, match=r"Page 2 of .*stack\.tif is .*; give 8-bit RGB crops\."):
-        read_crops(path)
-
-
-def test_grey_mha_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "stack.mha"
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 128, 128), np.uint8)), str(path))
-    with pytest.raises(CropError, match="1 channels"):
         read_crops(path)
 
 

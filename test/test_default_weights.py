@@ -28,3 +28,14 @@ def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tup
     clear = np.abs(expected - 0.5) > 0.05
     assert clear.mean() > 0.8
     assert np.array_equal((half >= 0.5)[clear], (expected >= 0.5)[clear])
+
+
+def test_in_half_precision_too_neighbours_do_not_matter(real_crops: tuple) -> None:
+    crops = real_crops[0][:16]
+    predictor = Predictor(DEFAULT_WEIGHTS, "cpu", batch_size=128)
+    predictor.network.backbone.bfloat16()
+    predictor.dtype = torch.bfloat16
+    together = predictor(crops)
+    alone = [predictor([crop])[0] for crop in crops]
+    np.testing.assert_allclose(alone, together, atol=1e-3)
+    np.testing.assert_allclose(predictor(crops[::-1]), together[::-1], atol=1e-3)

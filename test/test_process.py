@@ -27,7 +27,8 @@ def run(*arguments: object, rc: int = 0) -> subprocess.CompletedProcess:
 def test_the_example_case(tmp_path: Path) -> None:
     done = run("--input", EXAMPLE, "--output", tmp_path)
     assert len(check_result(tmp_path, 8)) == 8
-    assert len(done.stderr.strip().splitlines()) == 1 and "8 crops" in done.stderr
+    weights, summary = done.stderr.strip().splitlines()
+    assert weights.startswith("Weights: ") and "8 crops" in summary
     assert done.stdout == ""
 
 
@@ -39,6 +40,23 @@ def test_the_table_shows_each_crop(tmp_path: Path) -> None:
     assert len(lines) == 2 + len(entries)
     for number, (line, entry) in enumerate(zip(lines[2:], entries, strict=True), start=1):
         assert line.split() == [str(number), entry["class"], f"{entry['confidence']:.3f}"]
+
+
+def test_nothing_is_unpickled_and_no_connection_is_made(tmp_path: Path) -> None:
+    code = f"""
+import pickle, socket, sys
+import process, torch
+
+def refused(*_, **__):
+    raise AssertionError("not on the inference path")
+
+pickle.load = pickle.loads = pickle.Unpickler = torch.load = refused
+socket.socket.connect = socket.getaddrinfo = refused
+sys.exit(process.main(["--device", "cpu", "--input", {str(EXAMPLE)!r}, "--output", {str(tmp_path)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+    check_result(tmp_path, 8)
 
 
 def test_the_same_case_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from model import checkpoint
 from model.checkpoint import Calibration, Network, WeightsConfig
+from model.classes import CLASSES
 from model.errors import UserError, WeightsError
 from training.calibrate import calibrate, fit_calibration
 from training.config import Config, ConfigError, load_config, to_yaml
@@ -109,7 +110,7 @@ def _write_table(path: Path, samples: Sequence[Sample], held_out: np.ndarray, lo
         writer = csv.writer(file)
         writer.writerow(["file", "label", "domain", "group", "fold", "logit"])
         for sample, fold, logit in zip(samples, held_out, logits, strict=True):
-            label = checkpoint.CLASSES[sample.label]
+            label = CLASSES[sample.label]
             writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, f"{logit:.6f}"])
 
 
