@@ -197,7 +197,8 @@ def test_folder_mode(tmp_path: Path, crops: list[np.ndarray]) -> None:
 
 
 def test_nothing_of_the_build_or_of_training_is_in_the_image() -> None:
-    search = r"ls /opt/app; find / -xdev \( -path '/opt/*/training' -o -name pip.conf -size +0 -o -path /root/.cache/pip \)"
+    left_over = r"\( -path '/opt/*/training' -o -name pip.conf -size +0 -o -path /root/.cache/pip \)"
+    search = f"ls /opt/app; find / -xdev {left_over}"
     done = engine("run", "--rm", "--network", "none", "--user", "0:0", "--entrypoint", "/bin/sh", IMAGE, "-c", search)
     assert [line for line in done.stdout.split() if line != "__pycache__"] == [
         "model",
