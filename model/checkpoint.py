@@ -209,10 +209,27 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
                 f"and {shapes[1]} in the network."
             )
     classifier.load_state_dict(tensors, assign=True)
-    left = [name for name, buffer in classifier.named_buffers() if buffer.is_meta]
-    if left:
-        raise WeightsError(f"{network.backbone} computes buffers at construction ({left[0]}), which is not supported.")
+    _compute_buffers(classifier, network.backbone)
     return classifier
+
+
+def _compute_buffers(classifier: MitosisClassifier, backbone: str) -> None:
+    """Fills the buffers that are in no file, such as the periods of a rotary embedding, as their modules define them.
+
+    Raises:
+        WeightsError: timm has no definition apart from construction.
+    """
+    for name, module in classifier.named_modules():
+        missing = {key: buffer for key, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
+        if not missing:
+            continue
+        if not hasattr(module, "init_non_persistent_buffers"):
+            raise WeightsError(
+                f"{backbone} cannot be rebuilt: the buffer {next(iter(missing))} of {name} is in no file."
+            )
+        for key, buffer in missing.items():
+            module.register_buffer(key, torch.empty_like(buffer, device="cpu"), persistent=False)
+        module.init_non_persistent_buffers()
 
 
 class _NoInitialisation(TorchFunctionMode):

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.checkpoint import Calibration
+from model.checkpoint import Calibration, Network, WeightsConfig
+from model.classifier import MitosisClassifier
 from model.errors import WeightsError
+from model.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -35,6 +37,34 @@ def test_saved_weights_load_as_they_were(small_weights: Path, tmp_path: Path, dt
         halved = tensor.is_floating_point() and tensor.ndim > 1
         assert stored.dtype == (checkpoint.DTYPES[dtype] if halved else tensor.dtype)
         assert torch.equal(stored, tensor.to(stored.dtype))
+
+
+@pytest.mark.parametrize(
+    "backbone", ["vit_small_patch16_dinov3", "vit_small_patch16_dinov3_qkvb", "test_vit", "test_convnext"]
+)
+@pytest.mark.parametrize("arguments", [{}, {"qkv_fused": False}])
+def test_what_is_in_no_file_is_computed_anew(tmp_path: Path, backbone: str, arguments: dict) -> None:
+    """Rotary periods and masked key biases: a rebuilt network gives the logits of the one it was saved from."""
+    if arguments and "dinov3" not in backbone:
+        pytest.skip("this architecture has its projections fused")
+    pooling = "token" if "vit" in backbone else "avg"
+    torch.manual_seed(0)
+    network = MitosisClassifier(backbone, pooling, arguments).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():  # a fresh layer scale would hide what the blocks do
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    side = 160 if "test_" in backbone else 96
+    config = WeightsConfig(
+        "any", "0", Network(backbone, pooling, arguments), Preprocessing(78, side, (0.5,) * 3, (0.5,) * 3),
+        Calibration(), "float32", "",
+    )  # fmt: skip
+    checkpoint.save(tmp_path / "weights", network, config)
+    rebuilt, _ = checkpoint.load(tmp_path / "weights")
+    images = torch.randn(2, 3, side, side)
+    with torch.inference_mode():
+        expected = network(images)
+        torch.testing.assert_close(rebuilt(images), expected)
+    assert (expected[0] - expected[1]).abs() > 1e-3
 
 
 def test_no_random_initialisation_is_done(small_weights: Path) -> None:
