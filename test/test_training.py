@@ -124,6 +124,20 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
+def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path: Path) -> None:
+    """The recipe of the large network at a size that learns here."""
+    config = config_for(
+        data, tmp_path, "network.backbone=vit_tiny_patch16_dinov3_qkvb", "network.pooling=token",
+        "network.backbone_args={qkv_fused: false, init_values: 0.5}", "adapter.rank=8",
+        "optimisation.learning_rate=3e-3", "optimisation.gradient_checkpointing=true",
+        "optimisation.accumulation=2", "optimisation.epochs=6",
+    )  # fmt: skip
+    metrics = train(config)
+    assert metrics["overall"]["roc_auc"]["value"] > 0.9
+    written = checkpoint.load(tmp_path / "weights")[0]
+    assert not any("lora" in name for name in written.state_dict())
+
+
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(data, tmp_path)
     train(config)

@@ -49,6 +49,27 @@ class NetworkConfig:
 
 
 @dataclass
+class AdapterConfig:
+    """Low-rank adapters (see `training.adapters`).
+
+    Attributes:
+        rank: of the adapters; 0 trains the whole network instead.
+        alpha: numerator of the adapters' scale.
+        dropout: probability of dropping an input of an adapter.
+        targets: which projections get one, of `training.adapters.TARGETS`.
+        dora: decompose the weights into magnitude and direction.
+        rslora: divide alpha by the root of the rank instead of the rank.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: list[str] = field(default_factory=lambda: ["q", "v"])
+    dora: bool = False
+    rslora: bool = False
+
+
+@dataclass
 class AugmentationConfig:
     """How far training crops are altered (see `training.augmentation`); 0 switches a change off.
 
@@ -119,7 +140,10 @@ class OptimisationConfig:
         average_decay: decay per step of the weights' exponential moving average, which is what is kept.
         gradient_clip: largest norm of the gradient; 0 clips nothing.
         balance: share of the class-balancing in the sampling; 0 draws every crop alike, 1 both classes equally often.
-        precision: `no`, `bf16` or `fp16` (automatic mixed precision).
+        precision: `no`, `bf16` or `fp16` (mixed precision), or `auto`: bf16 where the GPU computes in it, fp16 on
+            older ones, none on the CPU.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        accumulation: steps whose gradients are summed before the weights change.
     """
 
     epochs: int = 12
@@ -131,6 +155,8 @@ class OptimisationConfig:
     gradient_clip: float = 1.0
     balance: float = 1.0
     precision: str = "no"
+    gradient_checkpointing: bool = False
+    accumulation: int = 1
 
 
 @dataclass
@@ -154,6 +180,7 @@ class Config:
     stored_dtype: str = "float16"
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)

@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from model.errors import UserError
 from model.preprocessing import Preprocessing
 from training.augmentation import augment
+from training.averaging import WeightAverage
 from training.config import LossConfig, OptimisationConfig
 from training.losses import focal_loss
 
@@ -23,7 +23,7 @@ class DivergedError(UserError):
 
 def train_epoch(
     network: nn.Module,
-    average: AveragedModel,
+    average: WeightAverage,
     batches: Iterable,
     preprocessing: Preprocessing,
     loss_config: LossConfig,
@@ -32,11 +32,11 @@ def train_epoch(
     schedule: LRScheduler,
     accelerator: Accelerator,
 ) -> float:
-    """Goes through all batches once, with an optimisation step and an update of the averaged weights for each.
+    """Goes through all batches once, changing the weights and their average after every `accumulation` of them.
 
     Args:
         network: gives (N,) logits; prepared by `accelerator`, like `batches` and `optimizer`.
-        average: the averaged copy of the network, updated in place.
+        average: the average of the weights, updated with every change.
         batches: of uint8 crops (N, H, W, 3), labels (N,) and the draws of `training.augmentation`.
 
     Returns:
@@ -49,19 +49,21 @@ def train_epoch(
     losses, crops_seen = 0.0, 0
     for crops, labels, numbers in batches:
         images = augment(crops, numbers, preprocessing)
-        with accelerator.autocast():
-            logits = network(images)
-        loss = focal_loss(logits.float(), labels, loss_config.gamma, loss_config.smoothing).mean()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(f"The loss became {value}; lower optimisation.learning_rate.")
-        accelerator.backward(loss)
-        if optimisation.gradient_clip > 0:
-            accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        average.update_parameters(accelerator.unwrap_model(network))
+        with accelerator.accumulate(network):
+            with accelerator.autocast():
+                logits = network(images)
+            loss = focal_loss(logits.float(), labels, loss_config.gamma, loss_config.smoothing).mean()
+            value = loss.item()
+            if not math.isfinite(value):
+                raise DivergedError(f"The loss became {value}; lower optimisation.learning_rate.")
+            accelerator.backward(loss)
+            if accelerator.sync_gradients and optimisation.gradient_clip > 0:
+                accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            schedule.step()
+            average.update(accelerator.unwrap_model(network))
         losses += value * len(labels)
         crops_seen += len(labels)
     return losses / crops_seen

@@ -1,6 +1,7 @@
 """Fits one network: set-up, epochs, validation after each, a checkpoint to go on from."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model.classifier import MitosisClassifier
 from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
+from training.adapters import add_adapters, merge_adapters
+from training.averaging import ChangingState, WeightAverage
 from training.config import Config
 from training.datasets import BalancedSampler, TrainingCrops
 from training.engine import parameter_groups, train_epoch, warmup_cosine
@@ -31,6 +33,15 @@ def preprocessing_of(config: Config) -> Preprocessing:
     """The preprocessing that a recipe's network is trained for."""
     network = config.network
     return Preprocessing(network.field_of_view, network.input_size, tuple(network.mean), tuple(network.std))
+
+
+def build_network(config: Config) -> MitosisClassifier:
+    """A recipe's network before any weights are loaded or adapters added."""
+    network, optimisation = config.network, config.optimisation
+    classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args, network.dropout)
+    if optimisation.gradient_checkpointing:
+        classifier.backbone.set_grad_checkpointing()
+    return classifier
 
 
 def fit(
@@ -54,7 +65,7 @@ def fit(
         seed: of this fit.
 
     Returns:
-        The network with averaged weights, in evaluation mode.
+        The network with averaged weights, adapters merged, in evaluation mode.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -62,13 +73,13 @@ def fit(
     """
     torch.manual_seed(seed)
     optimisation, preprocessing = config.optimisation, preprocessing_of(config)
-    network = MitosisClassifier(
-        config.network.backbone, config.network.pooling, config.network.backbone_args, config.network.dropout
-    )
+    network = build_network(config)
     if config.network.pretrained:
         load_pretrained(network.backbone, config.network.pretrained)
+    if config.adapter.rank > 0:
+        add_adapters(network, config.adapter)
     network = network.to(accelerator.device, memory_format=torch.channels_last)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optimisation.average_decay), use_buffers=True)
+    average = WeightAverage(network, optimisation.average_decay)
 
     sampler = BalancedSampler(labels, optimisation.balance, seed)
     batches = DataLoader(
@@ -83,11 +94,12 @@ def fit(
         parameter_groups(network, optimisation.weight_decay), lr=optimisation.learning_rate, fused=True
     )
     network, optimizer, batches = accelerator.prepare(network, optimizer, batches)
-    schedule = warmup_cosine(optimizer, optimisation.epochs * len(batches), optimisation.warmup)
+    steps = optimisation.epochs * math.ceil(len(batches) / optimisation.accumulation)
+    schedule = warmup_cosine(optimizer, steps, optimisation.warmup)
 
     checkpoint = folder / "checkpoint.pt"
-    state = {"network": accelerator.unwrap_model(network), "average": average, "optimizer": optimizer,
-             "schedule": schedule}  # fmt: skip
+    plain = accelerator.unwrap_model(network)
+    state = {"network": ChangingState(plain), "average": average, "optimizer": optimizer, "schedule": schedule}
     first_epoch = _resume(checkpoint, state) if checkpoint.is_file() else 0
     writer = SummaryWriter(str(folder), purge_step=first_epoch) if accelerator.is_main_process else None
     for epoch in range(first_epoch, optimisation.epochs):
@@ -97,7 +109,8 @@ def fit(
         )
         figures = {"loss/train": loss, "learning_rate": schedule.get_last_lr()[0]}
         if validation is not None:
-            logits = predict(average.module, preprocessing, validation[0], "none", accelerator.device)
+            with average.applied_to(plain):
+                logits = predict(plain, preprocessing, validation[0], "none", accelerator.device)
             figures["roc_auc/validation"] = float(roc_auc_score(validation[1], logits))
         logger.info(
             "%s epoch %d/%d  %s",
@@ -109,7 +122,8 @@ def fit(
             _save(checkpoint, state, epoch + 1)
     if writer is not None:
         writer.close()
-    return average.module.eval()
+    average.copy_to(plain)
+    return merge_adapters(plain).eval()
 
 
 def predict(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from model import checkpoint
@@ -22,6 +23,7 @@ from model.errors import UserError, WeightsError
 from training.calibrate import calibrate, fit_calibration
 from training.config import Config, ConfigError, load_config, to_yaml
 from training.datasets import Sample, assign_folds, load_crops, read_manifest
+from training.describe import describe
 from training.evaluate import report_table
 from training.fit import fit, predict, preprocessing_of
 from training.model_card import model_card
@@ -48,7 +50,10 @@ def train(config: Config) -> dict:
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
     _keep_config(run / "config.yaml", to_yaml(config))
-    accelerator = Accelerator(mixed_precision=config.optimisation.precision)
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(config.optimisation.precision),
+        gradient_accumulation_steps=config.optimisation.accumulation,
+    )
     samples = read_manifest(Path(config.data.root))
     crops = load_crops(samples)
     labels = np.array([sample.label for sample in samples])
@@ -73,6 +78,15 @@ def train(config: Config) -> dict:
     (Path(config.output) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     logger.info("Wrote %s (%s).", config.output, written.sha256[:12])
     return metrics
+
+
+def choose_precision(name: str) -> str:
+    """`auto` resolved for this machine: `bf16` from compute capability 8.0, `fp16` below, `no` without a GPU."""
+    if name != "auto":
+        return name
+    if not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 
 def _keep_config(path: Path, text: str) -> None:
@@ -162,10 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("recipe", help=f"one of {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
-    parsed = parser.parse_args(arguments)
+    parser.add_argument("--describe", action="store_true", help="print what the recipe costs as JSON, and stop")
+    parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    path = CONFIGS / f"{parsed.recipe}.yaml"
     try:
-        train(load_config(CONFIGS / f"{parsed.recipe}.yaml", parsed.overrides))
+        if parsed.describe:
+            print(json.dumps(describe(load_config(path, ["data.root=.", *parsed.overrides])), indent=2))
+        else:
+            train(load_config(path, parsed.overrides))
     except UserError as error:
         sys.exit(str(error))
 
