@@ -12,16 +12,16 @@ RUN python3 -m venv /opt/venv \
 
 COPY process.py /opt/app/
 COPY model/*.py /opt/app/model/
-RUN /opt/venv/bin/python -m compileall -q /opt/app
+RUN /opt/venv/bin/python -m compileall -q /opt/app && chmod -R a+rX /opt/app
 
-# Only /output and /tmp are written to; any user will do.
+# Only /output and /tmp are written to; any user will do. Paths are absolute because Apptainer knows no WORKDIR.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp
 USER 1000:1000
 WORKDIR /opt/app
-ENTRYPOINT ["python", "process.py"]
+ENTRYPOINT ["/opt/venv/bin/python", "/opt/app/process.py"]
 
 FROM code AS slim-exec
 LABEL org.grand-challenge.api-method=exec
@@ -32,7 +32,7 @@ CMD ["serve"]
 
 FROM code AS baked
 ARG WEIGHTS=model/weights/default
-COPY ${WEIGHTS} /opt/app/model/weights/default
+COPY --chmod=0755 ${WEIGHTS} /opt/app/model/weights/default
 
 FROM baked AS invoke
 LABEL org.grand-challenge.api-method=invoke

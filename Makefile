@@ -35,7 +35,7 @@ benchmark: .venv/requirements.done
 	.venv/bin/python -m benchmark.invoke_time
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/requirements.done: requirements.txt | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<

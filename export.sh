@@ -46,7 +46,9 @@ write() {
     fi
 }
 
-name=$(basename "${IMAGE%%:*}")
+name=${IMAGE##*/}
+name=${name%:latest}
+name=${name//:/-}
 echo "Saving with $CONTAINER_ENGINE and $compress; this takes minutes"
 "$CONTAINER_ENGINE" save "$IMAGE" | write "$EXPORT_FOLDER/$name.tar.gz"
 "$CONTAINER_ENGINE" save "$IMAGE-slim" | write "$EXPORT_FOLDER/$name-slim.tar.gz"

@@ -7,21 +7,26 @@
 Each takes --help.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from model import views
-from model.checkpoint import choose_weights
+from model.constants import MICROMETRES_PER_PIXEL, VIEW_SETS
 from model.crops import read_crops
 from model.errors import CropError, UserError, one_line
 from model.grand_challenge import Entry, clear_result, find_stack, result, write_result
-from model.predictor import Predictor
-from model.preprocessing import MICROMETRES_PER_PIXEL
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
+    from model.predictor import Predictor
 
 logger = logging.getLogger("process")
 
@@ -120,7 +125,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         help="weights folder (default: MODEL_DIR, then /opt/ml/model, then the one in the image)",
     )
-    common.add_argument("--views", choices=views.NAMES, default="d4", help="views averaged (default: %(default)s)")
+    common.add_argument("--views", choices=VIEW_SETS, default="d4", help="views averaged (default: %(default)s)")
     common.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
     folders = argparse.ArgumentParser(add_help=False)
     folders.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
@@ -151,12 +156,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             return one.parse_args(arguments, argparse.Namespace(run=run_case))
 
 
+def _stop(arguments: argparse.Namespace, *_: object) -> None:
+    """Ends the process at once; a server that is told to stop has done its work, anything else has not."""
+    if hasattr(arguments, "output"):
+        clear_result(arguments.output, only_partial=True)
+    os._exit(0 if arguments.run is run_server else 128 + signal.SIGTERM)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 1 with one sentence as the last line on stderr."""
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
+    # A container's first process has no default action for SIGTERM, and what is imported later takes seconds.
+    signal.signal(signal.SIGTERM, partial(_stop, parsed))
+
     def load() -> Predictor:
+        from model.checkpoint import choose_weights
+        from model.predictor import Predictor
+
         return Predictor(choose_weights(parsed.weights), parsed.device, parsed.views)
 
     try:

@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-from model.classes import CLASSES, THRESHOLD
 from model.classifier import MitosisClassifier
+from model.constants import CLASSES, THRESHOLD
 from model.errors import WeightsError
+from model.lean_timm import timm
 from model.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -173,11 +174,11 @@ def load(folder: Path) -> tuple[MitosisClassifier, WeightsConfig]:
     path = folder / TENSOR_FILE
     if not path.is_file():
         raise WeightsError(f"{folder} is incomplete: {TENSOR_FILE} is missing; copy the weights folder again.")
-    if file_sha256(path) != config.sha256:
-        raise WeightsError(f"{path} was altered: its SHA-256 is not the one in {CONFIG_FILE}; copy it again.")
     try:
+        if file_sha256(path) != config.sha256:
+            raise WeightsError(f"{path} was altered: its SHA-256 is not the one in {CONFIG_FILE}; copy it again.")
         tensors = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
     network = build(config.network, tensors, path)
     return network.eval().requires_grad_(False), config
@@ -194,10 +195,17 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
     Raises:
         WeightsError: the architecture is unknown, or `tensors` has other names or shapes.
     """
+    # Names with a source, and arguments that name a file, would make timm fetch or unpickle something.
+    fetching = [key for key in network.backbone_args if key.startswith(("pretrained", "checkpoint", "cache"))]
+    if not timm.is_model(network.backbone) or fetching:
+        raise WeightsError(
+            f"The network of {source.parent} cannot be built: {fetching[0] if fetching else network.backbone} is no "
+            "architecture that timm has, or an argument of one."
+        )
     try:
         with torch.device("meta"), _NoInitialisation():
             classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # timm's architectures refuse their arguments in every way there is
         raise WeightsError(f"The network of {source.parent} cannot be built: {error}.") from error
     expected = classifier.state_dict()
     for name in [*expected, *tensors]:

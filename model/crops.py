@@ -138,8 +138,12 @@ def _read_mha(path: Path) -> list[np.ndarray]:
             reader.SetFileName(name)
             reader.ReadImageInformation()
             size = reader.GetSize()
-            if len(size) not in (2, 3):
-                raise CropError(f"{path} has {len(size)} dimensions; give a 3-D stack (x, y, crop) of RGB crops.")
+            channels = reader.GetNumberOfComponents()
+            if len(size) not in (2, 3) or channels > 4:
+                raise CropError(
+                    f"{path} has {len(size)} dimensions and {channels} channels; give a 3-D stack (x, y, crop) of RGB "
+                    "crops."
+                )
             check_size(path, size[2] if len(size) == 3 else 1, size[0] * size[1])
             image = reader.Execute()
     except RuntimeError as error:

@@ -6,8 +6,8 @@ class UserError(Exception):
 
 
 def one_line(error: UserError) -> str:
-    """The message without line breaks, as it is shown to the user."""
-    return " ".join(str(error).split())
+    """The message without line breaks, as it is shown to the user; bytes that are no text are written as such."""
+    return " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
 
 
 class CaseError(UserError):

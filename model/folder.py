@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.constants import MICROMETRES_PER_PIXEL
 from model.crops import SUFFIXES, check_size, read_crops
 from model.errors import CaseError, CropError, one_line
 from model.grand_challenge import DECIMALS, result
 from model.predictor import Predictor
-from model.preprocessing import MICROMETRES_PER_PIXEL
 
 PREDICTIONS, PREDICTIONS_JSON, FAILURES, RUN = "predictions.csv", "predictions.json", "failures.csv", "run.json"
 COLUMNS = {PREDICTIONS: ("file", "index", "class", "confidence"), FAILURES: ("file", "reason")}
 
 CROPS_PER_BLOCK = 256
-FILES_AHEAD = 256
+FILES_AHEAD = 64
 READERS = 2
 
 
@@ -105,13 +105,15 @@ def classify_folder(
 
 
 def image_files(folder: Path, below: Path = Path()) -> Iterator[Path]:
-    """Paths, relative to `folder`, of the images in it and the folders in it, sorted by name within each folder."""
+    """Paths, relative to `folder`, of the images in it and the folders in it, sorted by name; hidden ones left out."""
     try:
         with os.scandir(folder / below) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise CaseError(f"{folder / below} cannot be listed ({error.strerror}); make it readable.") from error
     for entry in ordered:
+        if entry.name.startswith("."):
+            continue  # what file systems leave beside the images
         if entry.is_dir(follow_symlinks=False):
             yield from image_files(folder, below / entry.name)
         elif Path(entry.name).suffix.lower() in SUFFIXES:

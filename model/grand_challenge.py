@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.classes import CLASSES, THRESHOLD
+from model.constants import CLASSES, THRESHOLD
 from model.errors import CaseError
 
 INPUT_SLUG = "stacked-histopathology-roi-cropouts"
@@ -40,7 +40,7 @@ def find_stack(input_folder: Path) -> Path:
         raise CaseError(
             f"{path} cannot be read ({error.strerror}); give the folder of one case as the input."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaseError(f"{path} is not valid JSON ({error}); export the case again.") from error
     if not isinstance(entries, list):
         raise CaseError(f"{path} must hold a list of inputs, not {type(entries).__name__}; export the case again.")
@@ -57,7 +57,7 @@ def find_stack(input_folder: Path) -> Path:
         names = ", ".join(file.name for file in files) or "nothing"
         raise CaseError(f"{folder} must hold exactly one stack of crops, but holds {names}.")
     stack = files[0]
-    if stack.suffix.lower() not in STACK_SUFFIXES or not stack.is_file():
+    if stack.suffix.lower() not in STACK_SUFFIXES or not os.path.isfile(stack):  # noqa: PTH113 (which raises)
         raise CaseError(f"{stack} is no image stack; give one file ending in {', '.join(STACK_SUFFIXES)}.")
     return stack
 

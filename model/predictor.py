@@ -2,12 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from model import checkpoint, views
@@ -26,27 +26,40 @@ class Predictor:
     Args:
         folder: a weights folder.
         device: `cuda`, `cpu`, or `auto` for the GPU when there is one.
-        view_set: test-time augmentation, one of `model.views.NAMES`.
+        view_set: test-time augmentation, one of `model.constants.VIEW_SETS`.
         batch_size: views in one forward pass; None for the device's default.
+        dtype: precision to run in; None for the device's, see `choose_dtype`.
 
     Raises:
         WeightsError: the weights folder cannot be used.
-        PredictionError: `cuda` was asked for and there is none.
+        PredictionError: `cuda` was asked for and there is none, or its memory does not hold the network.
         ValueError: `view_set` is unknown or `batch_size` is below one.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", view_set: str = "d4", batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        view_set: str = "d4",
+        batch_size: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.device = choose_device(device)
-        self.dtype = choose_dtype(self.device)
+        self.dtype = dtype or choose_dtype(self.device)
         self.view_set = view_set
         self.views = views.count(view_set)
         self.batch_size = BATCH_SIZE[self.device.type] if batch_size is None else batch_size
         if self.batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
         network, self.config = checkpoint.load(folder)
-        self.network = network.to(self.device, memory_format=torch.channels_last)
-        self.network.backbone.to(self.dtype)
-        self.network.head.float()
+        network.backbone.to(self.dtype)
+        network.head.float()
+        try:
+            self.network = network.to(self.device, memory_format=torch.channels_last)
+        except torch.OutOfMemoryError as error:
+            raise PredictionError(
+                "The GPU's memory does not hold the network; free it, or run with --device cpu."
+            ) from error
 
     def __call__(self, crops: Sequence[np.ndarray], progress: bool = False) -> np.ndarray:
         """P(atypical) of crops.
@@ -60,7 +73,7 @@ class Predictor:
 
         Raises:
             CropError: a crop is smaller than the network's field of view.
-            PredictionError: a logit is not a finite number.
+            PredictionError: a logit is not a finite number, or the GPU's memory does not hold one view.
         """
         return self.predict_fields(self.config.preprocessing.field(crops), progress)
 
@@ -84,9 +97,11 @@ class Predictor:
                     self.device, self.dtype, progress,
                 )  # fmt: skip
                 break
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if self.batch_size == 1:
-                    raise
+                    raise PredictionError(
+                        "The GPU's memory does not even hold one view; free it, or run with --device cpu."
+                    ) from error
                 self.batch_size = max(1, self.batch_size // 2)
                 logger.warning("The GPU's memory is full; going on with batches of %d views.", self.batch_size)
                 torch.cuda.empty_cache()
@@ -101,7 +116,7 @@ class Predictor:
 
 @torch.inference_mode()
 def view_averaged_logits(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     preprocessing: Preprocessing,
     fields: Tensor,
     view_set: str,
@@ -116,7 +131,7 @@ def view_averaged_logits(
         network: gives (B,) logits of (B, 3, S, S) images; in evaluation mode, on `device`.
         preprocessing: the one the network was trained with.
         fields: (N, F, F, 3) uint8, from `preprocessing.field`.
-        view_set: one of `model.views.NAMES`.
+        view_set: one of `model.constants.VIEW_SETS`.
         batch_size: views in one forward pass.
         device: where preprocessing, views and network run.
         dtype: precision of the network's input.

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.constants import MICROMETRES_PER_PIXEL
 from model.errors import CropError
-
-MICROMETRES_PER_PIXEL = 0.25
-"""Resolution that crops are expected to have and that `field_of_view` is counted in."""
 
 
 @dataclass(frozen=True)

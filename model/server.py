@@ -1,13 +1,14 @@
 """The platform's invoke API: the model is loaded once, then one case after another comes to the same server.
 
 `GET /health` answers 503 while the model loads and 200 once it has run. `POST /invoke` handles the case that is in the
-input folder now: 201 when the result is complete on disk, 422 with one sentence when the case is at fault, 500 when the
-program is. A failed case does not end the server.
+input folder now: 201 when the result is complete on disk, 422 with one sentence when the case or its folders are at
+fault, 500 when the program is. A failed case does not end the server.
 """
 
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -100,13 +101,20 @@ def serve(
         port: port to listen on.
 
     Returns:
-        The exit status when the model cannot be loaded or the port is taken: 1. A signal ends the process with 0.
+        The exit status when the model cannot be loaded: 1. A signal ends the process with 0.
+
+    Raises:
+        CaseError: the port is taken or cannot be used.
     """
+    try:
+        listening = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise CaseError(
+            f"The server cannot listen on {host}:{port} ({error}); give another --host or --port."
+        ) from error
     service = Service(load, handle)
     server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(service), host=host, port=port, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_FINISH
-        )
+        uvicorn.Config(create_app(service), log_level="warning", timeout_graceful_shutdown=SECONDS_TO_FINISH)
     )
     failures: list[str] = []
 
@@ -131,7 +139,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, finish)
     threading.Thread(target=start, daemon=True).start()
-    server.run()
+    server.run(sockets=[listening])
     for sentence in failures:
         print(sentence, file=sys.stderr)
     sys.stderr.flush()

@@ -53,11 +53,16 @@ def read_tiff(path: Path) -> list[np.ndarray]:
 
 def _check_page(path: Path, number: int, page: TiffPage, file_size: int) -> None:
     ycbcr_without_jpeg = page.photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG
-    if page.photometric not in _UNDERSTOOD or ycbcr_without_jpeg or page.dtype not in (np.uint8, np.uint16):
+    if (
+        page.photometric not in _UNDERSTOOD
+        or ycbcr_without_jpeg
+        or page.dtype not in (np.uint8, np.uint16)
+        or page.samplesperpixel > 4
+    ):
         kind = getattr(page.photometric, "name", page.photometric)
         raise CropError(
-            f"Page {number} of {path} is {kind} with {page.bitspersample} bits ({page.dtype}); export it as 8-bit RGB "
-            "crops."
+            f"Page {number} of {path} is {kind} with {page.samplesperpixel} channels of {page.bitspersample} bits "
+            f"({page.dtype}); export it as 8-bit RGB crops."
         )
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or max(ends) > file_size or 0 in page.databytecounts:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-NAMES = ("none", "rot4", "d4")
+from model.constants import VIEW_SETS
 
 
 def _symmetry(quarter_turns: int, mirrored: bool) -> Callable[[Tensor], Tensor]:
@@ -60,5 +60,5 @@ def average(logits: Tensor, name: str) -> Tensor:
 
 def _transforms(name: str) -> tuple[Callable[[Tensor], Tensor], ...]:
     if name not in _TRANSFORMS:
-        raise ValueError(f"Unknown views '{name}': choose one of {', '.join(NAMES)}.")
+        raise ValueError(f"Unknown views '{name}': choose one of {', '.join(VIEW_SETS)}.")
     return _TRANSFORMS[name]

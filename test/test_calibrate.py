@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model.predictor import sigmoid
-from training.calibrate import calibrate, cross_calibrate, fit_calibration
+from training.calibrate import CalibrationError, calibrate, cross_calibrate, fit_calibration
 
 
 def simulate(count: int, atypical: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,5 +55,5 @@ def test_cross_calibration_uses_the_other_folds_only() -> None:
     ],
 )
 def test_what_cannot_be_calibrated_is_refused(logits: list[float], labels: list[int], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(CalibrationError, match=sentence):
         fit_calibration(np.array(logits), np.array(labels))

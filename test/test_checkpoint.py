@@ -112,6 +112,9 @@ def test_a_truncated_tensor_file_is_refused_even_with_its_own_checksum(folder: P
         ({"threshold": 0.4}, "threshold"),
         ({"dtype": "int8"}, "dtype"),
         ({"network": {"backbone": "no_such_network"}}, "cannot be built"),
+        ({"network": {"backbone": "hf-hub:some/model"}}, "hf-hub:some/model is no architecture"),
+        ({"network": {"backbone": "test_vit", "backbone_args": {"checkpoint_path": "x.pth"}}}, "checkpoint_path is no"),
+        ({"network": {"backbone": "test_efficientnet", "pooling": "unheard-of"}}, "cannot be built"),
         ({"network": {"backbone": "test_vit"}}, "does not fit the architecture test_vit: tensor"),
     ],
 )

@@ -27,6 +27,9 @@ def test_overrides_win_and_keep_their_types() -> None:
         ([], r"leaves data\.root open"),
         (["data.root=x", "optimisation.epoch=3"], "epoch"),
         (["data.root=x", "optimisation.epochs=many"], "many"),
+        (["data.root=x", "stored_dtype=fp16"], "choose among float32, float16, bfloat16"),
+        (["data.root=x", "network.backbone=unheard_of"], "no architecture unheard_of"),
+        (["data.root=[x"], "no valid configuration"),
         (["data.root"], "'data.root' is no override"),
     ],
 )

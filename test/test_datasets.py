@@ -89,6 +89,12 @@ def test_bad_manifests_are_refused_by_line(tmp_path: Path) -> None:
     write_manifest(tmp_path, [{"file": "a.png", "label": "normal"}])
     with pytest.raises(DataError, match="column dataset"):
         read_manifest(tmp_path)
+    (tmp_path / "manifest.csv").write_text("file,label,dataset,slide\na.png,normal\n")
+    with pytest.raises(DataError, match="line 2 has too few columns"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.csv").write_bytes(b"file,label,dataset,slide\ncaf\xe9.png,normal,x,1\n")
+    with pytest.raises(DataError, match=r"is no UTF-8 text"):
+        read_manifest(tmp_path)
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"a\.png cannot be read"):
         load_crops([Sample(tmp_path / "a.png", 0, "", "")])
@@ -120,6 +126,21 @@ def test_an_item_depends_on_its_place_alone(crops: list[np.ndarray], tmp_path: P
         assert np.array_equal(crop, crop_again) and label == 1
         assert all(np.array_equal(numbers[name], numbers_again[name]) for name in numbers)
     assert dataset[(0, 5, 1)][2]["angle"] != dataset[(0, 6, 1)][2]["angle"] != dataset[(1, 6, 1)][2]["angle"]
+
+
+def test_a_manifest_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "manifest.csv").write_bytes(b"\xef\xbb\xbffile,label,dataset,slide\r\na.png,normal,x,1\r\n")
+    assert read_manifest(tmp_path)[0].path == tmp_path / "a.png"
+
+
+@pytest.mark.parametrize("sides", [(8, 9), (7, 7)])
+def test_crops_of_several_sizes_or_too_small_are_refused_by_name(tmp_path: Path, sides: tuple[int, int]) -> None:
+    for name, side in zip("ab", sides, strict=True):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((side, side, 3), np.uint8))
+    samples = [Sample(tmp_path / f"{name}.png", 0, "", "") for name in "ab"]
+    with pytest.raises(DataError, match=r"[ab]\.png is \d x \d pixels; training needs crops of one size, at least 8"):
+        load_crops(samples, smallest=8)
 
 
 def test_crops_are_rgb(tmp_path: Path) -> None:

@@ -20,11 +20,8 @@ def test_they_are_small_and_complete() -> None:
 def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tuple) -> None:
     """bfloat16 on the CPU stands in for the GPU's: same rounding of weights and activations."""
     crops, _ = real_crops
-    predictor = Predictor(DEFAULT_WEIGHTS, "cpu")
-    expected = predictor(crops)
-    predictor.network.backbone.bfloat16()
-    predictor.dtype = torch.bfloat16
-    half = predictor(crops)
+    expected = Predictor(DEFAULT_WEIGHTS, "cpu")(crops)
+    half = Predictor(DEFAULT_WEIGHTS, "cpu", dtype=torch.bfloat16)(crops)
     clear = np.abs(expected - 0.5) > 0.05
     assert clear.mean() > 0.8
     assert np.array_equal((half >= 0.5)[clear], (expected >= 0.5)[clear])
@@ -32,9 +29,7 @@ def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tup
 
 def test_in_half_precision_too_neighbours_do_not_matter(real_crops: tuple) -> None:
     crops = real_crops[0][:16]
-    predictor = Predictor(DEFAULT_WEIGHTS, "cpu", batch_size=128)
-    predictor.network.backbone.bfloat16()
-    predictor.dtype = torch.bfloat16
+    predictor = Predictor(DEFAULT_WEIGHTS, "cpu", batch_size=128, dtype=torch.bfloat16)
     together = predictor(crops)
     alone = [predictor([crop])[0] for crop in crops]
     np.testing.assert_allclose(alone, together, atol=1e-3)

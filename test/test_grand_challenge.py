@@ -27,6 +27,7 @@ def test_shared_cases_are_found() -> None:
     [
         (None, "inputs.json cannot be read"),
         ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("{}", "must hold a list"),
         ("[]", "names no input"),
         ('[{"socket": {"slug": "other"}}]', "names no input"),

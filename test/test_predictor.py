@@ -81,7 +81,7 @@ def test_when_even_one_view_does_not_fit_it_is_an_error(
         raise torch.OutOfMemoryError("injected")
 
     monkeypatch.setattr(predictor.network, "forward", never)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(PredictionError, match="does not even hold one view"):
         predictor(crops)
 
 

@@ -46,6 +46,7 @@ def test_nothing_is_unpickled_and_no_connection_is_made(tmp_path: Path) -> None:
     code = f"""
 import pickle, socket, sys
 import process, torch
+import model.predictor
 
 def refused(*_, **__):
     raise AssertionError("not on the inference path")

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +155,16 @@ def test_a_run_folder_of_another_configuration_is_refused(data: Path, tmp_path: 
         train(config_for(data, tmp_path))
 
 
+def test_a_run_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
+    """Corrected labels must not meet what was computed with the old ones."""
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    train(config_for(copied, tmp_path))
+    manifest = (copied / "manifest.csv").read_text()
+    (copied / "manifest.csv").write_text(manifest.replace("1.png,normal", "1.png,atypical", 1))
+    with pytest.raises(ConfigError, match="belongs to a run with other data"):
+        train(config_for(copied, tmp_path))
+
+
 def test_a_loss_that_is_not_finite_stops_training(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
     with pytest.raises(DivergedError, match=r"The loss became (nan|inf); lower optimisation\.learning_rate"):
         fit_one(config_for(data, tmp_path, "optimisation.learning_rate=1e30"), tmp_path, crops)
@@ -163,8 +174,12 @@ def test_tensors_that_half_precision_spoils_are_not_shipped(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.train.LARGEST_PROBABILITY_CHANGE", 0.0)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("earlier weights")
     with pytest.raises(WeightsError, match=r"Stored in bfloat16, .* use stored_dtype=float32"):
         train(config_for(data, tmp_path, "stored_dtype=bfloat16"))
+    assert [file.name for file in (tmp_path / "weights").iterdir()] == ["config.json"]
+    assert (tmp_path / "weights" / "config.json").read_text() == "earlier weights"
 
 
 def test_command_line_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -4,7 +4,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from model.checkpoint import Calibration
+from model.errors import UserError
 from model.predictor import sigmoid
+
+
+class CalibrationError(UserError):
+    """Held-out predictions cannot be calibrated."""
 
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
@@ -20,18 +25,20 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         labels: (N,) 0 or 1, both present.
 
     Raises:
-        ValueError: a class is absent, or the logits do not rise with the label, so that no operating point exists.
+        CalibrationError: a class is absent, or the logits do not rise with the label: there is no operating point.
     """
     if len(set(labels.tolist())) != 2:
-        raise ValueError("A calibration needs held-out samples of both classes.")
+        raise CalibrationError("A calibration needs held-out samples of both classes.")
     spread = logits.std()
     if not spread > 0:
-        raise ValueError("A calibration needs logits that differ.")
+        raise CalibrationError("A calibration needs logits that differ.")
     regression = LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-8, max_iter=1000)
     regression.fit(logits[:, None] / spread, labels)
     scale = float(regression.coef_[0, 0] / spread)
     if scale <= 0:
-        raise ValueError("The held-out logits do not rise with the label: the network has learnt nothing to calibrate.")
+        raise CalibrationError(
+            "The held-out logits do not rise with the label: the network has learnt nothing to calibrate."
+        )
     return Calibration(scale=scale, bias=float(regression.intercept_[0]))
 
 

@@ -4,10 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from model.checkpoint import DTYPES
 from model.errors import UserError
+from model.lean_timm import timm
 
 
 class ConfigError(UserError):
@@ -20,11 +23,13 @@ class DataConfig:
 
     Attributes:
         root: folder with `manifest.csv` and the crops.
+        about: for the model card: what tissue and scanners the crops are of, who labelled them, what was not seen.
         folds: number of folds, grouped by slide and stratified by label.
         workers: processes that prepare crops; 0 prepares them in the training process.
     """
 
     root: str = MISSING
+    about: str = "Not described."
     folds: int = 4
     workers: int = 1
 
@@ -208,11 +213,15 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         if missing:
             raise ConfigError(f"{path} leaves {', '.join(sorted(missing))} open; add {sorted(missing)[0]}=VALUE.")
         config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} with its overrides is no valid configuration: {str(error).splitlines()[0]}"
         ) from error
     assert isinstance(config, Config)
+    if config.stored_dtype not in DTYPES:
+        raise ConfigError(f"stored_dtype is {config.stored_dtype}; choose among {', '.join(DTYPES)}.")
+    if not timm.is_model(config.network.backbone):
+        raise ConfigError(f"timm has no architecture {config.network.backbone}; write one of its names.")
     return config
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import Dataset, Sampler
 
+from model.constants import CLASSES
 from model.crops import read_crops
 from model.errors import CropError, UserError
 from training.augmentation import Draw, degrade, draw
@@ -36,7 +37,7 @@ class Sample:
     group: str
 
 
-_LABELS = {"normal": 0, "atypical": 1}
+_LABELS = {name: label for label, name in enumerate(CLASSES)}
 _COLUMNS = ("file", "label", "dataset", "slide")
 
 
@@ -48,17 +49,21 @@ def read_manifest(root: Path) -> list[Sample]:
     """
     path = root / "manifest.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); give a folder of crops as data.root=DIR."
         ) from error
+    except ValueError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error}); save it as CSV in UTF-8.") from error
     missing = [column for column in _COLUMNS if not rows or column not in rows[0]]
     if missing:
         raise DataError(f"{path} has no rows with a column {missing[0]}; it needs {', '.join(_COLUMNS)}.")
     samples = []
     for line, row in enumerate(rows, start=2):
+        if None in (row[column] for column in _COLUMNS):
+            raise DataError(f"{path}, line {line} has too few columns; it needs {', '.join(_COLUMNS)}.")
         if row["label"] not in _LABELS:
             raise DataError(f"{path}, line {line}: the label is '{row['label']}'; write normal or atypical.")
         file = root / row["file"]
@@ -107,11 +112,15 @@ def assign_folds(samples: Sequence[Sample], folds: int, seed: int) -> np.ndarray
     return held_out
 
 
-def load_crops(samples: Sequence[Sample]) -> list[np.ndarray]:
+def load_crops(samples: Sequence[Sample], smallest: int = 1) -> list[np.ndarray]:
     """The crops, (H, W, 3) uint8 RGB; a hundred thousand of 128 x 128 pixels are 5 GB of memory.
 
+    Args:
+        samples: whose files to read.
+        smallest: least height and width, the network's field of view.
+
     Raises:
-        DataError: a file cannot be read or holds more than one crop.
+        DataError: a file cannot be read, holds more than one crop, one too small, or one of another size than the rest.
     """
     crops = []
     for sample in samples:
@@ -122,6 +131,12 @@ def load_crops(samples: Sequence[Sample]) -> list[np.ndarray]:
         if len(pages) != 1:
             raise DataError(f"{sample.path} holds {len(pages)} crops; training needs one crop a file.")
         crops.append(pages[0])
+        if min(pages[0].shape[:2]) < smallest or pages[0].shape != crops[0].shape:
+            height, width = pages[0].shape[:2]
+            raise DataError(
+                f"{sample.path} is {width} x {height} pixels; training needs crops of one size, at least {smallest} "
+                "pixels a side."
+            )
     return crops
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from model.classes import THRESHOLD
+from model.constants import THRESHOLD
 from training.calibrate import cross_calibrate
 
 RESAMPLES = 1000

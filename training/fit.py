@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -135,7 +136,9 @@ def predict(
 ) -> np.ndarray:
     """View-averaged logits (N,) of crops, by the container's own code in float32."""
     network.eval()
-    return view_averaged_logits(network, preprocessing, preprocessing.field(crops), view_set, VALIDATION_BATCH, device)
+    # Accelerate replaces the instance's `forward` by one in mixed precision; the class's own is the container's.
+    forward = partial(type(network).forward, network)
+    return view_averaged_logits(forward, preprocessing, preprocessing.field(crops), view_set, VALIDATION_BATCH, device)
 
 
 def _one_thread(_: int) -> None:

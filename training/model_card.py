@@ -15,8 +15,10 @@ atypical from normal. It does not find mitotic figures and does not tell them fr
 device and must not decide about a patient.**
 
 ## Data
+{about}
+
 {crops} crops ({atypical} atypical) of {slides} slides, listed by domain below, each seen by the network in training.
-Labels are the majority of three experts. Seed {seed}; every setting is in `training.yaml`.
+Seed {seed}; every setting is in `training.yaml`.
 
 ## Figures
 Measured on slides that the measured network was not trained on ({folds} folds grouped by slide and stratified by label;
@@ -34,9 +36,8 @@ Expected calibration error at equal prevalence: {ece:.3f}.
 {domains}
 
 ## Limits
-Human breast cancer only; five scanners of three centres. Other tumours, species and scanners were not seen: expect
-less, above all at the operating point. P(atypical) is for equal prevalence of the classes; where atypical figures are
-rarer, as they are, fewer of those called atypical are. The experts themselves disagree on about a fifth of the figures.
+On tissue, species and scanners that are not listed expect less, above all at the operating point. P(atypical) is for
+equal prevalence of the classes; where atypical figures are rarer, as they are, fewer of those called atypical are.
 """
 
 
@@ -61,7 +62,7 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
         for domain, entry in metrics["domains"].items()
     )
     return TEMPLATE.format(
-        name=config.name, version=config.version, backbone=config.network.backbone,
+        name=config.name, about=config.data.about, version=config.version, backbone=config.network.backbone,
         field_of_view=config.network.field_of_view, input_size=config.network.input_size,
         scale=calibration.scale, bias=calibration.bias, crops=metrics["crops"], atypical=metrics["atypical"],
         slides=metrics["slides"], seed=config.seed, folds=config.data.folds, resamples=RESAMPLES, overall=overall,

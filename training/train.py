@@ -6,6 +6,7 @@ python -m training.train compact data.root=DIR optimisation.epochs=3
 
 import argparse
 import csv
+import hashlib
 import json
 import logging
 import sys
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 
 from model import checkpoint
 from model.checkpoint import Calibration, Network, WeightsConfig
-from model.classes import CLASSES
+from model.constants import CLASSES
 from model.errors import UserError, WeightsError
 from training.calibrate import calibrate, fit_calibration
 from training.config import Config, ConfigError, load_config, to_yaml
@@ -49,13 +50,14 @@ def train(config: Config) -> dict:
     """
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
-    _keep_config(run / "config.yaml", to_yaml(config))
+    _keep(run / "config.yaml", to_yaml(config), "another configuration")
     accelerator = Accelerator(
         mixed_precision=choose_precision(config.optimisation.precision),
         gradient_accumulation_steps=config.optimisation.accumulation,
     )
     samples = read_manifest(Path(config.data.root))
-    crops = load_crops(samples)
+    crops = load_crops(samples, config.network.field_of_view)
+    _keep(run / "data.sha256", _fingerprint(samples, crops), "other data")
     labels = np.array([sample.label for sample in samples])
     held_out = assign_folds(samples, config.data.folds, config.seed)
     logger.info(
@@ -73,9 +75,15 @@ def train(config: Config) -> dict:
     logger.info("Held out: %s", json.dumps(metrics["overall"]))
 
     network = fit(config, accelerator, crops, labels, None, run / "final", config.seed + config.data.folds)
-    written = _write_weights(config, network, calibration, metrics)
-    metrics["stored"] = _check_stored(config, network, crops, accelerator)
-    (Path(config.output) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    output = Path(config.output)
+    unchecked = output.with_name(f".{output.name}.unchecked")
+    written = _write_weights(config, network, calibration, metrics, unchecked)
+    metrics["stored"] = _check_stored(unchecked, network, crops, accelerator)
+    (unchecked / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    output.mkdir(parents=True, exist_ok=True)
+    for file in unchecked.iterdir():
+        file.replace(output / file.name)
+    unchecked.rmdir()
     logger.info("Wrote %s (%s).", config.output, written.sha256[:12])
     return metrics
 
@@ -89,10 +97,20 @@ def choose_precision(name: str) -> str:
     return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 
-def _keep_config(path: Path, text: str) -> None:
+def _keep(path: Path, text: str, otherwise: str) -> None:
+    """Notes what a run is of, so that it is not gone on with for anything else."""
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{path.parent} belongs to a run with another configuration; remove it, or give run=DIR.")
+        raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
     path.write_text(text, encoding="utf-8")
+
+
+def _fingerprint(samples: Sequence[Sample], crops: Sequence[np.ndarray]) -> str:
+    """SHA-256 of what is trained on: names, labels, slides and pixels, in order."""
+    digest = hashlib.sha256()
+    for sample, crop in zip(samples, crops, strict=True):
+        digest.update(f"{sample.path.name}\0{sample.label}\0{sample.group}\0{sample.domain}\0".encode())
+        digest.update(crop.tobytes())
+    return digest.hexdigest()
 
 
 def _held_out_logits(
@@ -128,7 +146,7 @@ def _write_table(path: Path, samples: Sequence[Sample], held_out: np.ndarray, lo
             writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, f"{logit:.6f}"])
 
 
-def _write_weights(config: Config, network, calibration: Calibration, metrics: dict) -> WeightsConfig:
+def _write_weights(config: Config, network, calibration: Calibration, metrics: dict, folder: Path) -> WeightsConfig:
     weights = WeightsConfig(
         name=config.name,
         version=config.version,
@@ -143,16 +161,16 @@ def _write_weights(config: Config, network, calibration: Calibration, metrics: d
         "training.yaml": to_yaml(config),
         "README.md": model_card(config, metrics, calibration),
     }
-    return checkpoint.save(Path(config.output), network, weights, files)
+    return checkpoint.save(folder, network, weights, files)
 
 
-def _check_stored(config: Config, network, crops: Sequence[np.ndarray], accelerator: Accelerator) -> dict:
+def _check_stored(folder: Path, network, crops: Sequence[np.ndarray], accelerator: Accelerator) -> dict:
     """Compares the written weights with those in memory on all training crops.
 
     Raises:
         WeightsError: a class differs, or a probability by more than `LARGEST_PROBABILITY_CHANGE`.
     """
-    stored, weights = checkpoint.load(Path(config.output))
+    stored, weights = checkpoint.load(folder)
     stored = stored.float().to(accelerator.device)
     probabilities = [
         calibrate(predict(net, weights.preprocessing, crops, "none", accelerator.device), weights.calibration)

@@ -1,0 +1,13 @@
+"""What several modules must agree on; imports nothing, so that it costs nothing."""
+
+CLASSES = ("normal", "atypical")
+"""Class names by label; label 1, atypical, is the positive class."""
+
+THRESHOLD = 0.5
+"""A crop is atypical exactly when its confidence is at least this; the operating point lives in the calibration."""
+
+VIEW_SETS = ("none", "rot4", "d4")
+"""Sets of views that test-time augmentation can average (see `model.views`)."""
+
+MICROMETRES_PER_PIXEL = 0.25
+"""Resolution that crops are expected to have and that fields of view are counted in."""
