@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.constants import MICROMETRES_PER_PIXEL, VIEW_SETS
+from model.constants import HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.crops import read_crops
 from model.errors import CropError, UserError, one_line
 from model.grand_challenge import Entry, clear_result, find_stack, result, write_result
@@ -140,8 +140,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     match arguments:
         case ["serve", *rest]:
             serve = parser(" serve", folders)
-            serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-            serve.add_argument("--port", type=int, default=4743, help="(default: %(default)s)")
+            serve.add_argument("--host", default=HOST, help="address to listen on (default: %(default)s)")
+            serve.add_argument("--port", type=int, default=PORT, help="(default: %(default)s)")
             return serve.parse_args(rest, argparse.Namespace(run=run_server))
         case ["folder", *rest]:
             folder = parser(" folder")

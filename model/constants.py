@@ -11,3 +11,6 @@ VIEW_SETS = ("none", "rot4", "d4")
 
 MICROMETRES_PER_PIXEL = 0.25
 """Resolution that crops are expected to have and that fields of view are counted in."""
+
+HOST, PORT = "127.0.0.1", 4743
+"""Where the platform looks for the invoke server."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model import checkpoint, views
+from model.checkpoint import Calibration
 from model.errors import PredictionError
 from model.preprocessing import Preprocessing
 
@@ -110,8 +111,7 @@ class Predictor:
             raise PredictionError(
                 f"The network's logit of crop {not_finite[0] + 1} is not a finite number; nothing was written."
             )
-        calibration = self.config.calibration
-        return sigmoid(calibration.scale * logits + calibration.bias)
+        return calibrate(logits, self.config.calibration)
 
 
 @torch.inference_mode()
@@ -193,6 +193,11 @@ def choose_dtype(device: torch.device) -> torch.dtype:
         return torch.float32
     major, _ = torch.cuda.get_device_capability(device)
     return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
+
+
+def calibrate(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """P(atypical) of view-averaged logits, both (N,)."""
+    return sigmoid(calibration.scale * logits + calibration.bias)
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:

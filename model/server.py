@@ -23,7 +23,6 @@ from model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-HOST, PORT = "127.0.0.1", 4743
 SECONDS_TO_FINISH = 2
 """After SIGTERM, how long a case that is being handled may go on; the platform kills the process after 5 s."""
 
@@ -64,12 +63,10 @@ class Service:
                 return JSONResponse({"detail": "The model is still loading; ask /health first."}, 503)
             try:
                 self._handle(self._predictor)
-            except (CaseError, CropError) as error:
-                logger.error(one_line(error))
-                return JSONResponse({"detail": one_line(error)}, 422)
             except UserError as error:
                 logger.error(one_line(error))
-                return JSONResponse({"detail": one_line(error)}, 500)
+                of_the_case = isinstance(error, (CaseError, CropError))
+                return JSONResponse({"detail": one_line(error)}, 422 if of_the_case else 500)
             except Exception:
                 logger.exception("The case failed through a fault of the program.")
                 return JSONResponse({"detail": "The case failed through a fault of the program; see the log."}, 500)
@@ -88,8 +85,8 @@ def serve(
     load: Callable[[], Predictor],
     handle: Callable[[Predictor], object],
     clean_up: Callable[[], object],
-    host: str = HOST,
-    port: int = PORT,
+    host: str,
+    port: int,
 ) -> int:
     """Serves until SIGTERM or SIGINT.
 

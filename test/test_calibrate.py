@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from model.predictor import sigmoid
-from training.calibrate import CalibrationError, calibrate, cross_calibrate, fit_calibration
+from model.predictor import calibrate, sigmoid
+from training.calibrate import CalibrationError, cross_calibrate, fit_calibration
 
 
 def simulate(count: int, atypical: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

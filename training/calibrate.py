@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 
 from model.checkpoint import Calibration
 from model.errors import UserError
-from model.predictor import sigmoid
+from model.predictor import calibrate
 
 
 class CalibrationError(UserError):
@@ -40,11 +40,6 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
             "The held-out logits do not rise with the label: the network has learnt nothing to calibrate."
         )
     return Calibration(scale=scale, bias=float(regression.intercept_[0]))
-
-
-def calibrate(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """P(atypical) of logits, both (N,)."""
-    return sigmoid(calibration.scale * logits + calibration.bias)
 
 
 def cross_calibrate(logits: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.ndarray:

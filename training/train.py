@@ -21,7 +21,8 @@ from model import checkpoint
 from model.checkpoint import Calibration, Network, WeightsConfig
 from model.constants import CLASSES
 from model.errors import UserError, WeightsError
-from training.calibrate import calibrate, fit_calibration
+from model.predictor import calibrate
+from training.calibrate import fit_calibration
 from training.config import Config, ConfigError, load_config, to_yaml
 from training.datasets import Sample, assign_folds, load_crops, read_manifest
 from training.describe import describe
