@@ -15,7 +15,8 @@ import torch
 
 from model.checkpoint import choose_weights
 from model.predictor import Predictor
-from training.datasets import load_crops, read_manifest
+from training.datasets import load_crops
+from training.manifest import read_manifest
 
 
 def main() -> None:

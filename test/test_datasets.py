@@ -7,16 +7,8 @@ import pytest
 from conftest import shared
 
 from training.config import AugmentationConfig
-from training.datasets import (
-    BalancedSampler,
-    DataError,
-    Sample,
-    TrainingCrops,
-    assign_folds,
-    domain_of,
-    load_crops,
-    read_manifest,
-)
+from training.datasets import BalancedSampler, TrainingCrops, assign_folds, load_crops
+from training.manifest import DataError, Sample, amibr_domain, read_manifest
 
 
 def make_samples(slides: int = 20, crops: int = 10) -> list[Sample]:
@@ -30,20 +22,20 @@ def make_samples(slides: int = 20, crops: int = 10) -> list[Sample]:
 
 def test_folds_hold_whole_slides_and_the_same_share_of_atypical_crops() -> None:
     samples = make_samples()
-    folds = assign_folds(samples, 4, seed=0)
+    folds = assign_folds(samples, "slides", 4, seed=0)
     of_group = {}
     for sample, fold in zip(samples, folds, strict=True):
         assert of_group.setdefault(sample.group, fold) == fold
     labels = np.array([sample.label for sample in samples])
     assert sorted(set(folds)) == [0, 1, 2, 3]
     assert all(labels[folds == fold].mean() == pytest.approx(0.2, abs=0.01) for fold in range(4))
-    assert np.array_equal(folds, assign_folds(samples, 4, seed=0))
-    assert not np.array_equal(folds, assign_folds(samples, 4, seed=1))
+    assert np.array_equal(folds, assign_folds(samples, "slides", 4, seed=0))
+    assert not np.array_equal(folds, assign_folds(samples, "slides", 4, seed=1))
 
 
 def test_too_little_data_for_the_folds_is_refused() -> None:
     with pytest.raises(DataError, match=r"3 slides .* cannot be split into 4 folds"):
-        assign_folds(make_samples(slides=3), 4, seed=0)
+        assign_folds(make_samples(slides=3), "slides", 4, seed=0)
 
 
 def test_shared_manifest_has_its_known_counts_and_domains() -> None:
@@ -66,7 +58,7 @@ def test_shared_manifest_has_its_known_counts_and_domains() -> None:
     ],
 )  # fmt: skip
 def test_domains(dataset: str, slide: str, domain: str) -> None:
-    assert domain_of(dataset, slide) == domain
+    assert amibr_domain(dataset, slide) == domain
 
 
 def write_manifest(root: Path, rows: list[dict[str, str]]) -> None:
@@ -118,14 +110,15 @@ def test_the_sampler_balances_the_classes_and_starts_afresh_each_epoch() -> None
 
 
 def test_an_item_depends_on_its_place_alone(crops: list[np.ndarray], tmp_path: Path) -> None:
-    dataset = TrainingCrops(crops, [0, 1, 0, 1, 0], AugmentationConfig(), seed=3)
-    again = TrainingCrops(crops, [0, 1, 0, 1, 0], AugmentationConfig(), seed=3)
+    dataset = TrainingCrops(crops, [0, 1, 0, 1, 0], np.ones(5), AugmentationConfig(), seed=3)
+    again = TrainingCrops(crops, [0, 1, 0, 1, 0], np.ones(5), AugmentationConfig(), seed=3)
     again[(0, 0, 0)]
     for key in ((0, 5, 1), (2, 7, 1)):
-        (crop, label, numbers), (crop_again, _, numbers_again) = dataset[key], again[key]
-        assert np.array_equal(crop, crop_again) and label == 1
-        assert all(np.array_equal(numbers[name], numbers_again[name]) for name in numbers)
-    assert dataset[(0, 5, 1)][2]["angle"] != dataset[(0, 6, 1)][2]["angle"] != dataset[(1, 6, 1)][2]["angle"]
+        item, item_again = dataset[key], again[key]
+        assert np.array_equal(item["crop"], item_again["crop"]) and item["target"] == 1 and item["index"] == 1
+        assert all(np.array_equal(item["numbers"][name], item_again["numbers"][name]) for name in item["numbers"])
+    angles = [dataset[key]["numbers"]["angle"] for key in ((0, 5, 1), (0, 6, 1), (1, 6, 1))]
+    assert len(set(angles)) == 3
 
 
 def test_a_manifest_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:

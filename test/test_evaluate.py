@@ -46,7 +46,7 @@ def test_command_line_reports_a_table(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     with (tmp_path / "held_out.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "label", "domain", "group", "fold", "logit"])
+        writer.writerow(["file", "label", "domain", "group", "fold", "logit", "shifted_logit"])
         for i in range(200):
             atypical = i % 4 == 0
             writer.writerow(

@@ -20,6 +20,7 @@ from training import fit as fit_module
 from training.config import Config, ConfigError, load_config
 from training.engine import DivergedError, parameter_groups, warmup_cosine
 from training.fit import fit
+from training.manifest import Sample
 from training.train import CONFIGS, main, train
 
 OVERRIDES = [
@@ -70,8 +71,9 @@ def config_for(data: Path, folder: Path, *overrides: str) -> Config:
 
 
 def fit_one(config: Config, folder: Path, crops: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    labels = np.array([0, 1, 0, 0, 1] * 8)
-    network = fit(config, Accelerator(), crops * 8, labels, (crops, labels[:5]), folder, seed=1)
+    labels = [0, 1, 0, 0, 1] * 8
+    samples = [Sample(Path(f"{i}.png"), label, "scanner", f"slide {i}") for i, label in enumerate(labels)]
+    network = fit(config, Accelerator(), crops * 8, samples, (crops, np.array(labels[:5])), folder, seed=1)
     return network.state_dict()
 
 

@@ -56,7 +56,22 @@ def draw(random: np.random.Generator, config: AugmentationConfig) -> Draw:
         "saturation": (1 + spread(config.saturation)) * np.float32(random.random() >= config.grey),
         "hue": np.radians(spread(config.hue)),
         "gamma": np.exp(spread(config.gamma)),
+        **_draw_mixing(random, config),
     }
+
+
+def _draw_mixing(random: np.random.Generator, config: AugmentationConfig) -> Draw:
+    kinds = [kind for kind in ("mixup", "cutmix") if getattr(config, kind) > 0]
+    numbers = {"own_share": np.float32(1), "rectangle": np.zeros(4, dtype=np.float32)}
+    if kinds and random.random() < config.mixed:
+        kind = kinds[random.integers(len(kinds))]
+        other = random.beta(getattr(config, kind), getattr(config, kind))
+        if kind == "mixup":
+            return numbers | {"own_share": np.float32(1 - other)}
+        side = math.sqrt(other)
+        left, top = random.uniform(0, 1 - side, 2)
+        numbers["rectangle"] = np.array([left, top, left + side, top + side], dtype=np.float32)
+    return numbers
 
 
 def degrade(crop: np.ndarray, random: np.random.Generator, config: AugmentationConfig) -> np.ndarray:
@@ -106,6 +121,32 @@ def augment(crops: Tensor, numbers: dict[str, Tensor], preprocessing: Preprocess
     grid = sampling_grid(numbers, crops.shape[1:3], preprocessing)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
+
+
+def mix(images: Tensor, targets: Tensor, numbers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mixes crops and their targets with those of the batch in reverse order.
+
+    MixUp (Zhang et al. 2018, arXiv 1710.09412, eq. 1) adds a share of another image, CutMix (Yun et al. 2019, arXiv
+    1905.04899, section 3.1) puts a rectangle of it; the targets are mixed by the shares.
+
+    Args:
+        images: (N, 3, S, S).
+        targets: (N,) 0 to 1.
+        numbers: `own_share` (N,) and `rectangle` (N, 4), left, top, right, bottom as fractions of the side.
+
+    Returns:
+        Mixed images and targets, of the same shapes.
+    """
+    rectangle, side = numbers["rectangle"], images.shape[-1]
+    pixel = (torch.arange(side, device=images.device) + 0.5) / side
+    across, down = ((rectangle[:, i, None] <= pixel) & (pixel < rectangle[:, i + 2, None]) for i in (0, 1))
+    inside = down[:, :, None] & across[:, None, :]
+    own = numbers["own_share"].view(-1, 1, 1) * ~inside
+    if bool((own == 1).all()):
+        return images, targets
+    share = own.mean(dim=(1, 2))
+    mixed = torch.lerp(images.flip(0), images, own.unsqueeze(1))
+    return mixed.contiguous(memory_format=torch.channels_last), torch.lerp(targets.flip(0), targets, share)
 
 
 def change_stain(images: Tensor, numbers: dict[str, Tensor]) -> Tensor:

@@ -42,19 +42,23 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     return Calibration(scale=scale, bias=float(regression.intercept_[0]))
 
 
-def cross_calibrate(logits: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+def cross_calibrate(
+    logits: np.ndarray, labels: np.ndarray, held_out: np.ndarray, of: np.ndarray | None = None
+) -> np.ndarray:
     """P(atypical) in which no sample had a part in its own calibration.
 
     Args:
         logits: (N,) held-out logits.
         labels: (N,) 0 or 1.
         held_out: (N,) fold in which each sample was held out; its calibration is fitted on all other folds.
+        of: (N,) the logits to calibrate, when they are others than those the calibrations are fitted on.
 
     Returns:
         (N,).
     """
+    of = logits if of is None else of
     probabilities = np.empty(len(logits))
     for fold in np.unique(held_out):
         inside = held_out == fold
-        probabilities[inside] = calibrate(logits[inside], fit_calibration(logits[~inside], labels[~inside]))
+        probabilities[inside] = calibrate(of[inside], fit_calibration(logits[~inside], labels[~inside]))
     return probabilities

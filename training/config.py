@@ -12,6 +12,9 @@ from model.checkpoint import DTYPES
 from model.errors import UserError
 from model.lean_timm import timm
 
+SPLITS = ("slides", "domains", "sources")
+"""What a fold is made of: some slides of every domain, or all of one domain, or all of one data set."""
+
 
 class ConfigError(UserError):
     """The configuration cannot be used."""
@@ -24,13 +27,17 @@ class DataConfig:
     Attributes:
         root: folder with `manifest.csv` and the crops.
         about: for the model card: what tissue and scanners the crops are of, who labelled them, what was not seen.
-        folds: number of folds, grouped by slide and stratified by label.
+        split: what is held out in turn (see `training.datasets.assign_folds`): `slides`, `domains` or `sources`.
+        folds: number of folds that the slides are spread over.
+        soft_labels: train on the share of experts that called a crop atypical instead of on their majority.
         workers: processes that prepare crops; 0 prepares them in the training process.
     """
 
     root: str = MISSING
     about: str = "Not described."
+    split: str = "slides"
     folds: int = 4
+    soft_labels: bool = False
     workers: int = 1
 
 
@@ -97,6 +104,9 @@ class AugmentationConfig:
         noise: largest standard deviation of Gaussian noise, grey levels of 255; half of the crops get noise.
         jpeg: lowest JPEG quality (1 to 100); half of the crops are compressed; 0 compresses none.
         downscale: largest loss of resolution, as a factor (2: down to half and back up); a quarter of the crops.
+        mixup: concentration of the Beta distribution that shares of two crops and their targets are drawn from.
+        cutmix: the same for the share of the area that another crop's rectangle covers.
+        mixed: probability of mixing a crop; with both kinds on, each has half of it.
     """
 
     rotation: float = 180.0
@@ -117,6 +127,9 @@ class AugmentationConfig:
     noise: float = 8.0
     jpeg: int = 40
     downscale: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixed: float = 0.5
 
 
 @dataclass
@@ -125,11 +138,16 @@ class LossConfig:
 
     Attributes:
         gamma: focusing exponent; 0 gives cross-entropy.
-        smoothing: label smoothing, the share of the target moved to one half.
+        domain_weighted: weight crops by the inverse frequency of their domain and class.
+        domain_smoothing: pseudo-frequency added to each domain and class before, in units of their mean frequency; 0
+            gives the plain inverse, more draws all weights towards 1.
+        label_smoothing: share of the target moved to one half.
     """
 
     gamma: float = 2.0
-    smoothing: float = 0.0
+    domain_weighted: bool = False
+    domain_smoothing: float = 0.25
+    label_smoothing: float = 0.0
 
 
 @dataclass
@@ -220,6 +238,8 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     assert isinstance(config, Config)
     if config.stored_dtype not in DTYPES:
         raise ConfigError(f"stored_dtype is {config.stored_dtype}; choose among {', '.join(DTYPES)}.")
+    if config.data.split not in SPLITS:
+        raise ConfigError(f"data.split is {config.data.split}; choose among {', '.join(SPLITS)}.")
     if not timm.is_model(config.network.backbone):
         raise ConfigError(f"timm has no architecture {config.network.backbone}; write one of its names.")
     return config

@@ -1,105 +1,40 @@
-"""Labelled crops: the manifest, the grouped folds, the class-balanced sampler, the dataset."""
+"""Folds, crops in memory, the class-balanced sampler, the dataset."""
 
-import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import Dataset, Sampler
 
-from model.constants import CLASSES
 from model.crops import read_crops
-from model.errors import CropError, UserError
+from model.errors import CropError
 from training.augmentation import Draw, degrade, draw
 from training.config import AugmentationConfig
+from training.manifest import DataError, Sample
 
 
-class DataError(UserError):
-    """The training data cannot be used."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One labelled crop.
-
-    Attributes:
-        path: image file.
-        label: 1 for atypical, 0 for normal.
-        domain: scanner and centre.
-        group: slide; crops of one slide are never split between training and validation.
-    """
-
-    path: Path
-    label: int
-    domain: str
-    group: str
-
-
-_LABELS = {name: label for label, name in enumerate(CLASSES)}
-_COLUMNS = ("file", "label", "dataset", "slide")
-
-
-def read_manifest(root: Path) -> list[Sample]:
-    """Reads `manifest.csv` (columns file, label, dataset, slide) of a folder of crops.
-
-    Raises:
-        DataError: the manifest or a crop it names is missing, or a row cannot be understood.
-    """
-    path = root / "manifest.csv"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); give a folder of crops as data.root=DIR."
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path} is no UTF-8 text ({error}); save it as CSV in UTF-8.") from error
-    missing = [column for column in _COLUMNS if not rows or column not in rows[0]]
-    if missing:
-        raise DataError(f"{path} has no rows with a column {missing[0]}; it needs {', '.join(_COLUMNS)}.")
-    samples = []
-    for line, row in enumerate(rows, start=2):
-        if None in (row[column] for column in _COLUMNS):
-            raise DataError(f"{path}, line {line} has too few columns; it needs {', '.join(_COLUMNS)}.")
-        if row["label"] not in _LABELS:
-            raise DataError(f"{path}, line {line}: the label is '{row['label']}'; write normal or atypical.")
-        file = root / row["file"]
-        if not file.is_file():
-            raise DataError(f"{path}, line {line}: there is no file {file}.")
-        group = f"{row['dataset']}/{row['slide']}"
-        samples.append(Sample(file, _LABELS[row["label"]], domain_of(row["dataset"], row["slide"]), group))
-    return samples
-
-
-def domain_of(dataset: str, slide: str) -> str:
-    """Scanner and centre of an AMi-Br slide, from the slide ranges that MIDOG 2021 and TUPAC16 publish.
+def assign_folds(samples: Sequence[Sample], split: str, folds: int, seed: int) -> np.ndarray:
+    """The fold in which each sample is held out: (N,) int from 0; whole slides in any case.
 
     Args:
-        dataset: `MIDOG21` or `TUPAC16`; any other is a domain of its own.
-        slide: file name that starts with the slide's number, such as `051.tiff` or `24_stitched1.tif`.
-    """
-    digits = slide.split(".")[0].split("_")[0]
-    if not digits.isdigit():
-        return dataset
-    number = int(digits)
-    if dataset == "MIDOG21" and 1 <= number <= 150:
-        return ("Hamamatsu XR", "Hamamatsu S360", "Aperio CS2")[(number - 1) // 50]
-    if dataset == "TUPAC16" and 1 <= number <= 73:
-        return "Aperio XT" if number <= 23 else "Leica SCN400"
-    return dataset
-
-
-def assign_folds(samples: Sequence[Sample], folds: int, seed: int) -> np.ndarray:
-    """The fold in which each sample is held out: (N,) int; whole slides, with the labels' shares kept alike.
+        samples: all of them.
+        split: `slides` spreads the slides over the folds, with the labels' shares kept alike; `domains` and `sources`
+            hold out one domain or data set after the other, in alphabetical order.
+        folds: their number; only for `slides`.
+        seed: of the spreading.
 
     Raises:
-        DataError: there are fewer slides, or fewer crops of a class, than folds.
+        DataError: there are fewer slides, or fewer crops of a class, than folds; or a domain to be held out lacks a
+            class, or leaves none of it.
     """
     labels = np.array([sample.label for sample in samples])
     groups = np.array([sample.group for sample in samples])
+    if split != "slides":
+        names, held_out = np.unique([getattr(sample, split[:-1]) for sample in samples], return_inverse=True)
+        for fold, name in enumerate(names):
+            if len({*labels[held_out == fold]}) < 2 or len({*labels[held_out != fold]}) < 2:
+                raise DataError(f"data.split={split} cannot hold out '{name}': it or the rest lacks a class.")
+        return held_out
     if folds < 2 or len(set(groups)) < folds or min(np.sum(labels == 0), np.sum(labels == 1)) < folds:
         raise DataError(
             f"{len(set(groups))} slides with {np.sum(labels == 0)} normal and {np.sum(labels == 1)} atypical crops "
@@ -148,28 +83,46 @@ class TrainingCrops(Dataset):
 
     Args:
         crops: N arrays (H, W, 3) uint8, all of one size.
-        labels: (N,) 0 or 1.
+        targets: (N,) what the network is to say, 0 to 1.
+        weights: (N,) weight of each crop in the loss.
         augmentation: how far crops are altered.
         seed: of the run.
     """
 
     def __init__(
-        self, crops: Sequence[np.ndarray], labels: Sequence[int], augmentation: AugmentationConfig, seed: int
+        self,
+        crops: Sequence[np.ndarray],
+        targets: Sequence[float],
+        weights: Sequence[float],
+        augmentation: AugmentationConfig,
+        seed: int,
     ) -> None:
         self.crops = crops
-        self.labels = labels
+        self.targets = np.asarray(targets, dtype=np.float32)
+        self.weights = np.asarray(weights, dtype=np.float32)
         self.augmentation = augmentation
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[np.ndarray, np.float32, Draw]:
-        """The crop of (epoch, place in the epoch, index): uint8 (H, W, 3), label, numbers for `augment`."""
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, np.ndarray | np.float32 | Draw | int]:
+        """What there is to a crop.
+
+        Args:
+            key: (epoch, place in the epoch, index).
+
+        Returns:
+            crop: (H, W, 3) uint8; target; weight; index; numbers: for `training.augmentation.augment`.
+        """
         epoch, place, index = key
         random = np.random.default_rng([self.seed, epoch, place])
         numbers = draw(random, self.augmentation)
-        return degrade(self.crops[index], random, self.augmentation), np.float32(self.labels[index]), numbers
+        crop = degrade(self.crops[index], random, self.augmentation)
+        return {
+            "crop": crop, "target": self.targets[index], "weight": self.weights[index], "index": index,
+            "numbers": numbers,
+        }  # fmt: skip
 
 
 class BalancedSampler(Sampler[tuple[int, int, int]]):

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from model.errors import UserError
 from model.preprocessing import Preprocessing
-from training.augmentation import augment
+from training.augmentation import augment, mix
 from training.averaging import WeightAverage
 from training.config import LossConfig, OptimisationConfig
 from training.losses import focal_loss
@@ -37,7 +37,7 @@ def train_epoch(
     Args:
         network: gives (N,) logits; prepared by `accelerator`, like `batches` and `optimizer`.
         average: the average of the weights, updated with every change.
-        batches: of uint8 crops (N, H, W, 3), labels (N,) and the draws of `training.augmentation`.
+        batches: of the items of `training.datasets.TrainingCrops`.
 
     Returns:
         Mean loss over the crops.
@@ -47,12 +47,14 @@ def train_epoch(
     """
     network.train()
     losses, crops_seen = 0.0, 0
-    for crops, labels, numbers in batches:
-        images = augment(crops, numbers, preprocessing)
+    for batch in batches:
+        numbers = batch["numbers"]
+        images, targets = mix(augment(batch["crop"], numbers, preprocessing), batch["target"], numbers)
         with accelerator.accumulate(network):
             with accelerator.autocast():
                 logits = network(images)
-            loss = focal_loss(logits.float(), labels, loss_config.gamma, loss_config.smoothing).mean()
+            loss = focal_loss(logits.float(), targets, loss_config.gamma, loss_config.label_smoothing)
+            loss = (loss * batch["weight"]).mean()
             value = loss.item()
             if not math.isfinite(value):
                 raise DivergedError(f"The loss became {value}; lower optimisation.learning_rate.")
@@ -64,8 +66,8 @@ def train_epoch(
         if accelerator.sync_gradients:
             schedule.step()
             average.update(accelerator.unwrap_model(network))
-        losses += value * len(labels)
-        crops_seen += len(labels)
+        losses += value * len(targets)
+        crops_seen += len(targets)
     return losses / crops_seen
 
 

@@ -7,12 +7,13 @@ import argparse
 import csv
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from model.constants import THRESHOLD
+from model.constants import CLASSES, THRESHOLD
 from training.calibrate import cross_calibrate
 
 RESAMPLES = 1000
@@ -89,18 +90,59 @@ def report(
     }
 
 
-def report_table(path: Path, seed: int = 0) -> dict:
-    """`report` of a table with columns label, domain, group, fold and logit, as training writes it.
+@dataclass(frozen=True)
+class Predictions:
+    """Held-out predictions of N samples, as training writes them into `held_out.csv`.
 
-    Calibration is fitted, for each fold, on the other folds.
+    Attributes:
+        labels: (N,) 0 or 1.
+        logits: (N,) view-averaged.
+        shifted_logits: (N,) the same under a synthetic shift (see `training.shift`).
+        folds: (N,) in which each was held out.
+        groups: (N,) slides.
+        domains: (N,).
     """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    shifted_logits: np.ndarray
+    folds: np.ndarray
+    groups: np.ndarray
+    domains: np.ndarray
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Reads `held_out.csv`."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    labels = np.array([row["label"] == "atypical" for row in rows], dtype=int)
-    logits = np.array([float(row["logit"]) for row in rows])
-    folds = np.array([int(row["fold"]) for row in rows])
-    groups, domains = (np.array([row[column] for row in rows]) for column in ("group", "domain"))
-    return report(labels, cross_calibrate(logits, labels, folds), groups, domains, seed)
+
+    def column(name: str, kind: type = str) -> np.ndarray:
+        return np.array([kind(row[name]) for row in rows])
+
+    return Predictions(
+        labels=(column("label") == CLASSES[1]).astype(int),
+        logits=column("logit", float),
+        shifted_logits=column("shifted_logit", float),
+        folds=column("fold", int),
+        groups=column("group"),
+        domains=column("domain"),
+    )
+
+
+def report_table(path: Path, seed: int = 0) -> dict:
+    """`report` of `held_out.csv`, and its overall figures under the synthetic shift as `shifted`.
+
+    Calibration is fitted, for each fold, on the other folds, and never on shifted crops.
+    """
+    held_out = read_predictions(path)
+    as_is, moved = (
+        report(
+            held_out.labels, cross_calibrate(held_out.logits, held_out.labels, held_out.folds, logits),
+            held_out.groups, held_out.domains, seed,
+        )
+        for logits in (held_out.logits, held_out.shifted_logits)
+    )  # fmt: skip
+    return as_is | {"shifted": moved["overall"]}
 
 
 def main() -> None:

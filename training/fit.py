@@ -23,6 +23,8 @@ from training.averaging import ChangingState, WeightAverage
 from training.config import Config
 from training.datasets import BalancedSampler, TrainingCrops
 from training.engine import parameter_groups, train_epoch, warmup_cosine
+from training.losses import domain_weights
+from training.manifest import Sample
 from training.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def fit(
     config: Config,
     accelerator: Accelerator,
     crops: Sequence[np.ndarray],
-    labels: np.ndarray,
+    samples: Sequence[Sample],
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None,
     folder: Path,
     seed: int,
@@ -60,7 +62,7 @@ def fit(
         config: the recipe.
         accelerator: where and in which precision it runs.
         crops: N training crops (H, W, 3) uint8, of one size.
-        labels: (N,) 0 or 1.
+        samples: what is known of them.
         validation: crops and labels that are only looked at, to log their ROC AUC after each epoch.
         folder: where the checkpoint and the TensorBoard log go.
         seed: of this fit.
@@ -82,9 +84,10 @@ def fit(
     network = network.to(accelerator.device, memory_format=torch.channels_last)
     average = WeightAverage(network, optimisation.average_decay)
 
+    labels = np.array([sample.label for sample in samples])
     sampler = BalancedSampler(labels, optimisation.balance, seed)
     batches = DataLoader(
-        TrainingCrops(crops, labels, config.augmentation, seed),
+        TrainingCrops(crops, *targets_and_weights(config, samples), config.augmentation, seed),
         batch_size=max(1, optimisation.batch_size // accelerator.num_processes),
         sampler=sampler,
         num_workers=config.data.workers,
@@ -125,6 +128,16 @@ def fit(
         writer.close()
     average.copy_to(plain)
     return merge_adapters(plain).eval()
+
+
+def targets_and_weights(config: Config, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """What the network is to say of each sample, 0 to 1, and the sample's weight in the loss; both (N,)."""
+    labels = np.array([sample.label for sample in samples], dtype=float)
+    targets = np.array([sample.soft_label for sample in samples]) if config.data.soft_labels else labels
+    if not config.loss.domain_weighted:
+        return targets, np.ones(len(samples))
+    domains = [sample.domain for sample in samples]
+    return targets, domain_weights(labels, domains, config.optimisation.balance, config.loss.domain_smoothing)
 
 
 def predict(

@@ -1,5 +1,8 @@
-"""The focal loss."""
+"""The focal loss and the weights of its samples."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,3 +27,39 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, smoothing: float = 
     targets = labels * (1 - smoothing) + smoothing / 2
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (targets - logits.sigmoid()).abs() ** gamma * cross_entropy
+
+
+def domain_weights(labels: Sequence[int], domains: Sequence[str], balance: float, smoothing: float) -> np.ndarray:
+    """Weights of samples against the frequency of their domain and class: the domain-weighted focal loss.
+
+    The loss is mean_i w_i FL_i. With f(d, c) the share of domain d and class c among the crops drawn, K the number of
+    pairs that occur, and s the smoothing,
+
+        w(d, c) = a / (f(d, c) + s / K),
+
+    a being such that the mean of w over the crops drawn is one. Weighting each sample against the frequency of its
+    domain and class is the winner's of MIDOG 2025 track 2 (arXiv 2508.21041); the additive smoothing, here, keeps a
+    pair of few crops from having a weight that its noise does not deserve.
+
+    Args:
+        labels: (N,) 0 or 1.
+        domains: (N,) names.
+        balance: share of the class-balancing in the sampling (see `training.datasets.BalancedSampler`): the sampler
+            changes the frequencies, so that a class it draws more often is not weighted a second time.
+        smoothing: pseudo-frequency added to each pair, in units of the mean frequency 1 / K; 0 adds none.
+
+    Returns:
+        (N,) float64, positive.
+    """
+    labels = np.asarray(labels)
+    natural = labels.mean()
+    atypical = natural * (1 - balance) + 0.5 * balance
+    drawn = np.where(labels == 1, atypical / max(natural, 1e-12), (1 - atypical) / max(1 - natural, 1e-12)) / len(
+        labels
+    )
+    _, pair = np.unique(
+        [f"{label} {domain}" for label, domain in zip(labels, domains, strict=True)], return_inverse=True
+    )
+    frequency = np.bincount(pair, drawn)
+    weights = 1 / (frequency + smoothing / len(frequency))
+    return (weights / (frequency @ weights))[pair]

@@ -24,11 +24,13 @@ from model.errors import UserError, WeightsError
 from model.predictor import calibrate
 from training.calibrate import fit_calibration
 from training.config import Config, ConfigError, load_config, to_yaml
-from training.datasets import Sample, assign_folds, load_crops, read_manifest
+from training.datasets import assign_folds, load_crops
 from training.describe import describe
-from training.evaluate import report_table
+from training.evaluate import read_predictions, report_table
 from training.fit import fit, predict, preprocessing_of
+from training.manifest import Sample, read_manifest
 from training.model_card import model_card
+from training.shift import shifted
 
 logger = logging.getLogger(__name__)
 
@@ -51,31 +53,19 @@ def train(config: Config) -> dict:
     """
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
-    _keep(run / "config.yaml", to_yaml(config), "another configuration")
+    keep(run / "config.yaml", to_yaml(config), "another configuration")
     accelerator = Accelerator(
         mixed_precision=choose_precision(config.optimisation.precision),
         gradient_accumulation_steps=config.optimisation.accumulation,
     )
-    samples = read_manifest(Path(config.data.root))
-    crops = load_crops(samples, config.network.field_of_view)
-    _keep(run / "data.sha256", _fingerprint(samples, crops), "other data")
-    labels = np.array([sample.label for sample in samples])
-    held_out = assign_folds(samples, config.data.folds, config.seed)
-    logger.info(
-        "%d crops (%d atypical) of %d slides, %d folds, on %s.",
-        len(samples), labels.sum(), len({s.group for s in samples}), config.data.folds, accelerator.device,
-    )  # fmt: skip
-
-    logits = np.empty(len(samples))
-    for fold in range(config.data.folds):
-        logits[held_out == fold] = _held_out_logits(config, accelerator, crops, labels, held_out == fold, fold, run)
-    table = run / "held_out.csv"
-    _write_table(table, samples, held_out, logits)
+    samples, crops = read_data(config, run)
+    table = cross_validate(config, accelerator, samples, crops, run)
     metrics = report_table(table, config.seed)
-    calibration = fit_calibration(logits, labels)
+    held_out = read_predictions(table)
+    calibration = fit_calibration(held_out.logits, held_out.labels)
     logger.info("Held out: %s", json.dumps(metrics["overall"]))
 
-    network = fit(config, accelerator, crops, labels, None, run / "final", config.seed + config.data.folds)
+    network = fit(config, accelerator, crops, samples, None, run / "final", config.seed + config.data.folds)
     output = Path(config.output)
     unchecked = output.with_name(f".{output.name}.unchecked")
     written = _write_weights(config, network, calibration, metrics, unchecked)
@@ -89,6 +79,55 @@ def train(config: Config) -> dict:
     return metrics
 
 
+def read_data(config: Config, run: Path) -> tuple[list[Sample], list[np.ndarray]]:
+    """A recipe's samples and their crops, after a look whether the run was begun with the same ones.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    samples = read_manifest(Path(config.data.root))
+    crops = load_crops(samples, config.network.field_of_view)
+    keep(run / "data.sha256", _fingerprint(samples, crops), "other data")
+    return samples, crops
+
+
+def cross_validate(
+    config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray], run: Path
+) -> Path:
+    """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
+
+    Returns:
+        The table `held_out.csv` with a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
+    """
+    labels = np.array([sample.label for sample in samples])
+    held_out = assign_folds(samples, config.data.split, config.data.folds, config.seed)
+    logger.info(
+        "%d crops (%d atypical) of %d slides, %d folds of %s, on %s.",
+        len(samples), labels.sum(), len({s.group for s in samples}), held_out.max() + 1, config.data.split,
+        accelerator.device,
+    )  # fmt: skip
+    logits = np.empty((len(samples), 2))
+    for fold in np.unique(held_out):
+        folder = run / f"fold_{fold}"
+        done = folder / "logits.npy"
+        inside, outside = np.flatnonzero(held_out != fold), np.flatnonzero(held_out == fold)
+        if not done.is_file():
+            training, validation = ([crops[i] for i in indices] for indices in (inside, outside))
+            network = fit(
+                config, accelerator, training, [samples[i] for i in inside], (validation, labels[outside]), folder,
+                config.seed + int(fold),
+            )  # fmt: skip
+            moved = shifted(validation, [samples[i].group for i in outside], config.seed)
+            predicted = [
+                predict(network, preprocessing_of(config), of, VIEWS, accelerator.device) for of in (validation, moved)
+            ]
+            np.save(done, np.stack(predicted, axis=1))
+        logits[outside] = np.load(done, allow_pickle=False)
+    table = run / "held_out.csv"
+    _write_table(table, samples, held_out, logits)
+    return table
+
+
 def choose_precision(name: str) -> str:
     """`auto` resolved for this machine: `bf16` from compute capability 8.0, `fp16` below, `no` without a GPU."""
     if name != "auto":
@@ -98,53 +137,39 @@ def choose_precision(name: str) -> str:
     return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 
-def _keep(path: Path, text: str, otherwise: str) -> None:
-    """Notes what a run is of, so that it is not gone on with for anything else."""
+def keep(path: Path, text: str, otherwise: str) -> None:
+    """Notes what a run is of, so that it is not gone on with for anything else.
+
+    Args:
+        path: of the note, in the run's folder.
+        text: what is noted.
+        otherwise: what the run would be with, were it begun with another text.
+
+    Raises:
+        ConfigError: another text is noted.
+    """
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
     path.write_text(text, encoding="utf-8")
 
 
 def _fingerprint(samples: Sequence[Sample], crops: Sequence[np.ndarray]) -> str:
-    """SHA-256 of what is trained on: names, labels, slides and pixels, in order."""
+    """SHA-256 of what is trained on: names, labels, votes, slides, domains and pixels, in order."""
     digest = hashlib.sha256()
     for sample, crop in zip(samples, crops, strict=True):
-        digest.update(f"{sample.path.name}\0{sample.label}\0{sample.group}\0{sample.domain}\0".encode())
+        of = (sample.path.name, sample.label, sample.agreement, sample.group, sample.domain, sample.source)
+        digest.update(("\0".join(map(str, of)) + "\0").encode())
         digest.update(crop.tobytes())
     return digest.hexdigest()
-
-
-def _held_out_logits(
-    config: Config,
-    accelerator: Accelerator,
-    crops: Sequence[np.ndarray],
-    labels: np.ndarray,
-    validation: np.ndarray,
-    fold: int,
-    run: Path,
-) -> np.ndarray:
-    folder = run / f"fold_{fold}"
-    done = folder / "logits.npy"
-    if done.is_file():
-        return np.load(done, allow_pickle=False)
-    inside, outside = np.flatnonzero(~validation), np.flatnonzero(validation)
-    training_crops, validation_crops = ([crops[i] for i in indices] for indices in (inside, outside))
-    network = fit(
-        config, accelerator, training_crops, labels[inside], (validation_crops, labels[outside]), folder,
-        config.seed + fold,
-    )  # fmt: skip
-    logits = predict(network, preprocessing_of(config), validation_crops, VIEWS, accelerator.device)
-    np.save(done, logits)
-    return logits
 
 
 def _write_table(path: Path, samples: Sequence[Sample], held_out: np.ndarray, logits: np.ndarray) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "label", "domain", "group", "fold", "logit"])
-        for sample, fold, logit in zip(samples, held_out, logits, strict=True):
-            label = CLASSES[sample.label]
-            writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, f"{logit:.6f}"])
+        writer.writerow(["file", "label", "domain", "group", "fold", "logit", "shifted_logit"])
+        for sample, fold, pair in zip(samples, held_out, logits, strict=True):
+            label, both = CLASSES[sample.label], [f"{logit:.6f}" for logit in pair]
+            writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, *both])
 
 
 def _write_weights(config: Config, network, calibration: Calibration, metrics: dict, folder: Path) -> WeightsConfig:

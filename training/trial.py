@@ -1,0 +1,146 @@
+"""One trial of a change to a recipe, and the table of all trials.
+
+python -m training.trial NAME compact data.root=DIR data.split=sources augmentation.mixup=0.4    # adds a row
+python -m training.trial --compare BASELINE NAME                    # what the change did, with an interval
+
+A trial cross-validates and fits nothing else. The table is `training/trials.csv`; predictions stay in `runs/trials/`.
+"""
+
+import argparse
+import csv
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from model.errors import UserError
+from training.calibrate import cross_calibrate
+from training.config import load_config, to_yaml
+from training.evaluate import Predictions, read_predictions, report_table, scores
+from training.train import CONFIGS, choose_precision, cross_validate, keep, read_data
+
+TABLE = Path(__file__).parent / "trials.csv"
+RUNS = Path("runs/trials")
+COLUMNS = (
+    "trial", "recipe", "changes", "split", "seed", "roc_auc", "roc_auc_95", "domain_roc_auc", "balanced_accuracy",
+    "balanced_accuracy_95", "shifted_roc_auc", "shifted_balanced_accuracy", "minutes",
+)  # fmt: skip
+RESAMPLES = 1000
+
+
+def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str]:
+    """Cross-validates a recipe with changes.
+
+    Args:
+        name: of the trial; its run folder is `runs/trials/NAME`.
+        recipe: of `training/configs/`.
+        overrides: `key=value`.
+
+    Returns:
+        The row of the table: `COLUMNS`. domain_roc_auc is the mean of the domains' own; shifted is `training.shift`.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    run = RUNS / name
+    config = load_config(CONFIGS / f"{recipe}.yaml", [*overrides, f"run={run}"])
+    run.mkdir(parents=True, exist_ok=True)
+    keep(run / "config.yaml", to_yaml(config), "another configuration")
+    start = time.perf_counter()
+    accelerator = Accelerator(mixed_precision=choose_precision(config.optimisation.precision))
+    metrics = report_table(cross_validate(config, accelerator, *read_data(config, run), run), config.seed)
+    overall = metrics["overall"]
+    changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
+    domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])
+    values = (
+        name, recipe, " ".join(changes), config.data.split, config.seed,
+        overall["roc_auc"]["value"], _interval(overall["roc_auc"]), f"{domain_roc_auc:.4f}",
+        overall["balanced_accuracy"]["value"], _interval(overall["balanced_accuracy"]),
+        metrics["shifted"]["roc_auc"]["value"], metrics["shifted"]["balanced_accuracy"]["value"],
+        f"{(time.perf_counter() - start) / 60:.1f}",
+    )  # fmt: skip
+    return dict(zip(COLUMNS, map(str, values), strict=True))
+
+
+def compare(first: Predictions, second: Predictions, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Differences second - first of two trials on the same samples, resampling their slides together.
+
+    Returns:
+        For each figure the difference and its 95 % interval.
+    """
+    figures = []
+    for trial in (first, second):
+        calibrated = cross_calibrate(trial.logits, trial.labels, trial.folds)
+        figures.append((calibrated, cross_calibrate(trial.logits, trial.labels, trial.folds, trial.shifted_logits)))
+    random = np.random.default_rng(seed)
+    members = [np.flatnonzero(first.groups == group) for group in np.unique(first.groups)]
+    chosen = [np.arange(len(first.labels))]
+    chosen += [np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+               for _ in range(RESAMPLES)]  # fmt: skip
+    differences = np.array([_differences(first, figures, indices) for indices in chosen])
+    low, high = np.percentile(differences[1:], [2.5, 97.5], axis=0)
+    names = ("roc_auc", "domain_roc_auc", "balanced_accuracy", "shifted_roc_auc", "shifted_balanced_accuracy")
+    return {name: (differences[0, i], low[i], high[i]) for i, name in enumerate(names)}
+
+
+def _differences(samples: Predictions, figures: list[tuple[np.ndarray, np.ndarray]], chosen: np.ndarray) -> list[float]:
+    labels, domains = samples.labels[chosen], samples.domains[chosen]
+    values = []
+    for calibrated, moved in figures:
+        plain, under_shift = scores(labels, calibrated[chosen]), scores(labels, moved[chosen])
+        by_domain = [
+            scores(labels[domains == d], calibrated[chosen][domains == d])["roc_auc"]
+            for d in np.unique(domains)
+            if len({*labels[domains == d]}) == 2
+        ]
+        values.append(
+            [plain["roc_auc"], np.mean(by_domain), plain["balanced_accuracy"], under_shift["roc_auc"],
+             under_shift["balanced_accuracy"]]
+        )  # fmt: skip
+    return list(np.subtract(values[1], values[0]))
+
+
+def _interval(entry: dict) -> str:
+    return "{}-{}".format(*entry["interval_95"])
+
+
+def _add_row(row: dict[str, str]) -> None:
+    rows = []
+    if TABLE.is_file():
+        with TABLE.open(newline="", encoding="utf-8") as file:
+            rows = [old for old in csv.DictReader(file) if old["trial"] != row["trial"]]
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+
+
+def main() -> None:
+    """Command line: a trial, or the comparison of two."""
+    parser = argparse.ArgumentParser(prog="python -m training.trial", description="Try a change to a recipe.")
+    parser.add_argument("--compare", action="store_true", help="compare two finished trials instead")
+    parser.add_argument("name", help="of the trial; with --compare, of the baseline")
+    parser.add_argument("recipe", help="one of training/configs/; with --compare, the other trial's name")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
+    arguments = parser.parse_intermixed_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        if not arguments.compare:
+            _add_row(run_trial(arguments.name, arguments.recipe, arguments.overrides))
+            return
+        tables = [RUNS / name / "held_out.csv" for name in (arguments.name, arguments.recipe)]
+        for table in tables:
+            if not table.is_file():
+                raise UserError(f"There is no table {table}; run the trial first.")
+        for name, (value, low, high) in compare(*map(read_predictions, tables)).items():
+            print(f"{name:28} {value:+.4f}  ({low:+.4f} to {high:+.4f})")
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
