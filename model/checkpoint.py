@@ -287,10 +287,15 @@ def save(
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(0o644)  # safetensors writes for the owner alone, but the image runs as any user
     written = replace(config, sha256=file_sha256(path))
-    (folder / CONFIG_FILE).write_text(json.dumps(asdict(written), indent=2) + "\n", encoding="utf-8")
+    write_config(folder, written)
     for name, text in (extra_files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
     return written
+
+
+def write_config(folder: Path, config: WeightsConfig) -> None:
+    """Writes `config.json`."""
+    (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -40,6 +41,28 @@ def real_crops() -> tuple[list[np.ndarray], np.ndarray]:
         rows = list(csv.DictReader(file))[::45][:64]
     crops = [read_crops(root / row["file"])[0] for row in rows]
     return crops, np.array([row["label"] == "atypical" for row in rows], dtype=int)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 crops of 8 slides with a dark spot, large in atypical ones and small in normal ones."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(96):
+        atypical = i % 3 == 0
+        crop = np.clip(random.normal(190, 12, (128, 128, 3)), 0, 255).astype(np.uint8)
+        cv2.circle(
+            crop, (64, 64), int(random.integers(18, 24) if atypical else random.integers(6, 12)), (90, 40, 80), -1
+        )
+        cv2.imwrite(str(root / f"{i}.png"), crop)
+        label = "atypical" if atypical else "normal"
+        rows.append({"file": f"{i}.png", "label": label, "dataset": "MIDOG21", "slide": f"{i % 8 * 15:03}.tiff"})
+    with (root / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import default_collate
 
 from model.preprocessing import Preprocessing
-from training.augmentation import augment, change_colour, change_stain, degrade, draw
+from training.augmentation import augment, change_colour, change_stain, degrade, draw, mix
 from training.config import AugmentationConfig
 
 PREPROCESSING = Preprocessing(78, 128, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -88,3 +88,31 @@ def test_the_default_augmentation_stays_in_range_and_differs_from_crop_to_crop(c
     assert images.shape == (8, 3, 128, 128) and images.dtype == torch.float32
     assert torch.isfinite(images).all() and images.min() >= -1.0001 and images.max() <= 1.0001
     assert all((images[0] - other).abs().mean() > 0.01 for other in images[1:])
+
+
+def mixing(count: int, **changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"own_share": torch.ones(count), "rectangle": torch.zeros(count, 4)} | changed
+
+
+def test_mixup_and_cutmix_mix_images_and_targets_by_the_same_shares() -> None:
+    images, targets = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), torch.tensor([0.0, 1.0])
+    same_images, same_targets = mix(images, targets, mixing(2))
+    assert same_images is images and same_targets is targets
+    mixed, mixed_targets = mix(images, targets, mixing(2, own_share=torch.tensor([0.75, 1.0])))
+    assert torch.allclose(mixed[0], torch.tensor(0.25)) and torch.allclose(mixed[1], torch.tensor(1.0))
+    assert mixed_targets.tolist() == pytest.approx([0.25, 1.0])
+    rectangle = torch.tensor([[0.0, 0.5, 0.25, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    mixed, mixed_targets = mix(images, targets, mixing(2, rectangle=rectangle))
+    expected = torch.zeros(8, 8)
+    expected[4:, :2] = 1
+    assert torch.equal(mixed[0, 0], expected)
+    assert mixed_targets.tolist() == pytest.approx([8 / 64, 1.0])
+
+
+def test_as_many_crops_are_mixed_as_the_recipe_says() -> None:
+    numbers = numbers_of(replace(NOTHING, mixup=0.4, cutmix=1.0, mixed=0.5), 400)
+    by_share, by_area = numbers["own_share"] < 1, (numbers["rectangle"][:, 2] > 0)
+    assert 70 < by_share.sum() < 130 and 70 < by_area.sum() < 130 and not (by_share & by_area).any()
+    assert numbers["rectangle"].min() >= 0 and numbers["rectangle"].max() <= 1
+    off = numbers_of(NOTHING, 20)
+    assert (off["own_share"] == 1).all() and (off["rectangle"] == 0).all()

@@ -8,7 +8,7 @@ from conftest import shared
 
 from training.config import AugmentationConfig
 from training.datasets import BalancedSampler, TrainingCrops, assign_folds, load_crops
-from training.manifest import DataError, Sample, amibr_domain, read_manifest
+from training.manifest import DataError, Sample, amibr_domain, read_manifest, write_manifest
 
 
 def make_samples(slides: int = 20, crops: int = 10) -> list[Sample]:
@@ -61,7 +61,7 @@ def test_domains(dataset: str, slide: str, domain: str) -> None:
     assert amibr_domain(dataset, slide) == domain
 
 
-def write_manifest(root: Path, rows: list[dict[str, str]]) -> None:
+def write_manifest_rows(root: Path, rows: list[dict[str, str]]) -> None:
     with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -72,13 +72,13 @@ def test_bad_manifests_are_refused_by_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest\.csv cannot be read .*data\.root"):
         read_manifest(tmp_path)
     row = {"file": "a.png", "label": "odd", "dataset": "MIDOG21", "slide": "001.tiff"}
-    write_manifest(tmp_path, [row])
+    write_manifest_rows(tmp_path, [row])
     with pytest.raises(DataError, match="line 2: the label is 'odd'"):
         read_manifest(tmp_path)
-    write_manifest(tmp_path, [row | {"label": "normal"}])
+    write_manifest_rows(tmp_path, [row | {"label": "normal"}])
     with pytest.raises(DataError, match=r"line 2: there is no file .*a\.png"):
         read_manifest(tmp_path)
-    write_manifest(tmp_path, [{"file": "a.png", "label": "normal"}])
+    write_manifest_rows(tmp_path, [{"file": "a.png", "label": "normal"}])
     with pytest.raises(DataError, match="column dataset"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.csv").write_text("file,label,dataset,slide\na.png,normal\n")
@@ -140,3 +140,44 @@ def test_crops_are_rgb(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "red.png"), np.full((8, 8, 3), (0, 0, 200), np.uint8))
     (crop,) = load_crops([Sample(tmp_path / "red.png", 0, "", "")])
     assert crop[0, 0].tolist() == [200, 0, 0]
+
+
+def test_whole_domains_are_held_out_one_after_the_other() -> None:
+    samples = [
+        Sample(Path(f"{i}.png"), i % 2, "ab"[i // 2 % 2], f"slide {i}", ("x", "y", "z")[i // 4]) for i in range(12)
+    ]
+    domains = assign_folds(samples, "domains", 4, seed=0)
+    assert domains.tolist() == [0, 0, 1, 1] * 3
+    assert assign_folds(samples, "sources", 4, seed=0).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    with pytest.raises(DataError, match=r"data\.split=sources cannot hold out 'x'"):
+        assign_folds([*samples[:1], *samples[2:3], *samples[4:]], "sources", 4, seed=0)
+
+
+def test_experts_votes_become_agreement_and_soft_labels(tmp_path: Path) -> None:
+    samples = read_manifest(shared("amibr"))
+    assert {round(sample.agreement, 3) for sample in samples} == {0.667, 1.0}
+    split = [sample for sample in samples if sample.agreement < 1]
+    assert len(split) == 314 + 328, "crops on which the three experts are not of one mind"
+    assert {round(sample.soft_label, 3) for sample in split if sample.label} == {0.667}
+    assert {round(sample.soft_label, 3) for sample in split if not sample.label} == {0.333}
+    (tmp_path / "a.png").touch()
+    row = {"file": "a.png", "label": "normal", "dataset": "x", "slide": "1", "expert1": "True", "expert2": "True"}
+    write_manifest_rows(tmp_path, [row])
+    with pytest.raises(DataError, match="line 2: most of the experts' votes are against the label normal"):
+        read_manifest(tmp_path)
+
+
+def test_a_written_manifest_is_read_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "crops").mkdir()
+    for name in ("a.png", "b, c.png"):
+        (tmp_path / "crops" / name).touch()
+    samples = [
+        Sample(tmp_path / "crops" / "a.png", 1, "canine lymphoma, scanner", "slide 1", "x", 0.75),
+        Sample(tmp_path / "crops" / "b, c.png", 0, "d", "slide 2", "y"),
+    ]
+    path = write_manifest(tmp_path, samples)
+    assert path.read_text().startswith("path,label,domain,group,source,agreement\ncrops/a.png,atypical,")
+    assert read_manifest(tmp_path) == samples
+    path.write_text(path.read_text().replace("0.75", "0.3"))
+    with pytest.raises(DataError, match=r"line 2: the agreement is 0\.3"):
+        read_manifest(tmp_path)

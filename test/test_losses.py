@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from training.losses import focal_loss
+from training.losses import domain_weights, focal_loss
 
 
 def test_against_a_hand_computation() -> None:
@@ -32,3 +33,42 @@ def test_extreme_logits_have_finite_losses_and_gradients(logit: float) -> None:
     losses = focal_loss(logits, torch.tensor([0.0, 1.0]), gamma=2.0)
     losses.sum().backward()
     assert torch.isfinite(losses).all() and torch.isfinite(logits.grad).all()
+
+
+def test_domain_weights_against_a_hand_computation() -> None:
+    """Six crops: 3 normal and 1 atypical of domain a, 1 and 1 of b; smoothing a half, so 1/2 x 1/4 is added to each."""
+    labels, domains = [0, 0, 0, 1, 0, 1], ["a", "a", "a", "a", "b", "b"]
+    raw = [1 / (3 / 6 + 1 / 8)] * 3 + [1 / (1 / 6 + 1 / 8)] * 3
+    expected = [weight / (sum(raw) / 6) for weight in raw]
+    weights = domain_weights(labels, domains, balance=0.0, smoothing=0.5)
+    assert weights.tolist() == pytest.approx(expected)
+    assert weights.mean() == pytest.approx(1)
+    assert weights[0] == pytest.approx(0.6364, abs=1e-4) and weights[3] == pytest.approx(1.3636, abs=1e-4)
+
+
+def test_without_smoothing_every_domain_and_class_weighs_alike() -> None:
+    labels, domains = np.array([0] * 90 + [1] * 10), np.array((["a"] * 60 + ["b"] * 30) + (["a"] * 9 + ["b"]))
+    weights = domain_weights(labels, domains, balance=0.0, smoothing=0.0)
+    sums = [weights[(labels == label) & (domains == domain)].sum() for label in (0, 1) for domain in "ab"]
+    assert sums == pytest.approx([25.0] * 4)
+
+
+def test_with_one_domain_and_balanced_classes_it_is_the_plain_focal_loss() -> None:
+    """Balanced by the sampler, or balanced as they are."""
+    torch.manual_seed(0)
+    skewed, even = [0] * 30 + [1] * 10, [0] * 20 + [1] * 20
+    logits = torch.randn(40)
+    for labels, balance in ((skewed, 1.0), (even, 0.0)):
+        plain = focal_loss(logits, torch.tensor(labels).float(), gamma=2.0)
+        weights = torch.from_numpy(domain_weights(labels, ["a"] * 40, balance, smoothing=0.25))
+        torch.testing.assert_close(plain * weights.float(), plain)
+
+
+def test_what_the_sampler_draws_more_often_is_not_weighted_again() -> None:
+    """Expected weight of a drawn crop is one, whatever the sampler's balance; the domains still weigh alike."""
+    labels, domains = np.array([0] * 80 + [1] * 20), np.array(["a", "b", "b", "b"] * 25)
+    weights = domain_weights(labels, domains, balance=1.0, smoothing=0.0)
+    drawn = np.where(labels == 1, 0.5 / 20, 0.5 / 80)
+    assert (drawn * weights).sum() == pytest.approx(1)
+    for domain in "ab":
+        assert (drawn * weights)[domains == domain].sum() == pytest.approx(0.5)

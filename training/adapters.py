@@ -6,11 +6,15 @@ alpha / sqrt(rank) for rsLoRA (Kalajdzievski 2023, arXiv 2312.03732). DoRA (Liu 
 magnitude and direction of the columns apart. The implementation is peft's.
 """
 
+import hashlib
+from pathlib import Path
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from model.classifier import MitosisClassifier
+from training.averaging import changing
 from training.config import AdapterConfig, ConfigError
 
 TARGETS = {
@@ -64,6 +68,51 @@ def target_modules(backbone: nn.Module, targets: list[str]) -> list[str]:
             raise ConfigError(f"The backbone has no layers for the adapter target '{target}'{hint}.")
         found.extend(layers)
     return sorted(found, key=names.index)
+
+
+def adapter_tensors(classifier: MitosisClassifier) -> dict[str, torch.Tensor]:
+    """What training changed of an adapted classifier: adapters, head, running statistics; on the CPU."""
+    changed = changing(classifier)
+    return {name: changed[name].detach().cpu().contiguous() for name in classifier.state_dict() if name in changed}
+
+
+def load_adapter_tensors(classifier: MitosisClassifier, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    """Puts what `adapter_tensors` gave into a freshly adapted classifier, in place.
+
+    Args:
+        classifier: after `add_adapters`.
+        tensors: by name.
+        source: their file, for the error.
+
+    Raises:
+        ConfigError: the tensors are others than those of the classifier's adapters and head, or not finite.
+    """
+    expected = adapter_tensors(classifier)
+    for name in [*expected, *tensors]:
+        found, wanted = tensors.get(name), expected.get(name)
+        if found is None or wanted is None or found.shape != wanted.shape:
+            shapes = [tuple(tensor.shape) if tensor is not None else "missing" for tensor in (found, wanted)]
+            raise ConfigError(
+                f"{source} does not fit its own training.yaml: tensor {name} is {shapes[0]} in the file and "
+                f"{shapes[1]} in the network; copy the adapter's folder again."
+            )
+        if not torch.isfinite(found).all():
+            raise ConfigError(f"{source} cannot be merged: {name} is not finite.")
+    classifier.load_state_dict(tensors, strict=False)
+
+
+def backbone_sha256(classifier: MitosisClassifier) -> str:
+    """SHA-256 of the frozen tensors of an adapted classifier, by which a merge knows the backbone it was trained on."""
+    digest = hashlib.sha256()
+    frozen = {
+        name.replace(".base_layer", ""): tensor
+        for name, tensor in classifier.backbone.named_parameters()
+        if not tensor.requires_grad
+    }
+    for name in sorted(frozen):
+        digest.update(name.encode())
+        digest.update(frozen[name].detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def merge_adapters(classifier: MitosisClassifier) -> MitosisClassifier:

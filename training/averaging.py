@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 
@@ -21,12 +22,12 @@ class WeightAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.tensors = {name: tensor.detach().clone() for name, tensor in _changing(network).items()}
+        self.tensors = {name: tensor.detach().clone() for name, tensor in changing(network).items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Moves the average towards the network's weights."""
-        current = _changing(network)
+        current = changing(network)
         averaged = [name for name, tensor in current.items() if tensor.is_floating_point() and self.updates]
         if averaged:
             torch._foreach_lerp_(
@@ -39,7 +40,7 @@ class WeightAverage:
     @contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
         """Gives a network the averaged weights for the time of a `with` block."""
-        own = {name: tensor.detach().clone() for name, tensor in _changing(network).items()}
+        own = {name: tensor.detach().clone() for name, tensor in changing(network).items()}
         self.copy_to(network)
         try:
             yield
@@ -49,6 +50,10 @@ class WeightAverage:
     def copy_to(self, network: nn.Module) -> None:
         """Gives a network the averaged weights."""
         _copy(self.tensors, network)
+
+    def synchronise(self) -> None:
+        """Gives every process the first one's average: running statistics are of the crops a process has seen."""
+        broadcast(self.tensors)
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """For a checkpoint."""
@@ -73,19 +78,20 @@ class ChangingState:
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
-        return _changing(self.network)
+        return changing(self.network)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """From a checkpoint."""
         _copy(state, self.network)
 
 
-def _changing(network: nn.Module) -> dict[str, Tensor]:
+def changing(network: nn.Module) -> dict[str, Tensor]:
+    """What training changes of a network: its trainable parameters and its buffers, by name."""
     parameters = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
     return parameters | dict(network.named_buffers())
 
 
 @torch.no_grad()
 def _copy(tensors: dict[str, Tensor], network: nn.Module) -> None:
-    for name, tensor in _changing(network).items():
+    for name, tensor in changing(network).items():
         tensor.copy_(tensors[name])

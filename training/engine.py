@@ -1,7 +1,7 @@
 """One epoch of training."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +31,7 @@ def train_epoch(
     optimizer: Optimizer,
     schedule: LRScheduler,
     accelerator: Accelerator,
+    names: Sequence[str],
 ) -> float:
     """Goes through all batches once, changing the weights and their average after every `accumulation` of them.
 
@@ -38,15 +39,16 @@ def train_epoch(
         network: gives (N,) logits; prepared by `accelerator`, like `batches` and `optimizer`.
         average: the average of the weights, updated with every change.
         batches: of the items of `training.datasets.TrainingCrops`.
+        names: of the crops, for the sentence of the error.
 
     Returns:
-        Mean loss over the crops.
+        Mean loss over the crops of all processes.
 
     Raises:
-        DivergedError: the loss is not a finite number.
+        DivergedError: the loss of a batch is not a finite number; tells the names of its crops.
     """
     network.train()
-    losses, crops_seen = 0.0, 0
+    losses, crops_seen = torch.zeros(2, device=accelerator.device)
     for batch in batches:
         numbers = batch["numbers"]
         images, targets = mix(augment(batch["crop"], numbers, preprocessing), batch["target"], numbers)
@@ -57,7 +59,11 @@ def train_epoch(
             loss = (loss * batch["weight"]).mean()
             value = loss.item()
             if not math.isfinite(value):
-                raise DivergedError(f"The loss became {value}; lower optimisation.learning_rate.")
+                batch_names = ", ".join(names[index] for index in batch["index"].tolist())
+                raise DivergedError(
+                    f"The loss became {value}; look at the crops of this batch ({batch_names}) or lower "
+                    "optimisation.learning_rate."
+                )
             accelerator.backward(loss)
             if accelerator.sync_gradients and optimisation.gradient_clip > 0:
                 accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
@@ -68,7 +74,8 @@ def train_epoch(
             average.update(accelerator.unwrap_model(network))
         losses += value * len(targets)
         crops_seen += len(targets)
-    return losses / crops_seen
+    losses, crops_seen = accelerator.reduce(torch.stack([losses, crops_seen]))
+    return float(losses / crops_seen)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from model.classifier import MitosisClassifier
 from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
-from training.adapters import add_adapters, merge_adapters
+from training.adapters import add_adapters
 from training.averaging import ChangingState, WeightAverage
 from training.config import Config
 from training.datasets import BalancedSampler, TrainingCrops
@@ -68,13 +68,13 @@ def fit(
         seed: of this fit.
 
     Returns:
-        The network with averaged weights, adapters merged, in evaluation mode.
+        The network with averaged weights, in evaluation mode; adapters are still apart from it.
 
     Raises:
         DivergedError: the loss is not finite.
         PretrainedError: the pretrained weights cannot be had.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # every process builds the same network
     optimisation, preprocessing = config.optimisation, preprocessing_of(config)
     network = build_network(config)
     if config.network.pretrained:
@@ -104,17 +104,23 @@ def fit(
     checkpoint = folder / "checkpoint.pt"
     plain = accelerator.unwrap_model(network)
     state = {"network": ChangingState(plain), "average": average, "optimizer": optimizer, "schedule": schedule}
+    if accelerator.scaler is not None:
+        state["scaler"] = accelerator.scaler
     first_epoch = _resume(checkpoint, state) if checkpoint.is_file() else 0
     writer = SummaryWriter(str(folder), purge_step=first_epoch) if accelerator.is_main_process else None
+    names = [sample.path.name for sample in samples]
     for epoch in range(first_epoch, optimisation.epochs):
         sampler.epoch = epoch
+        # Dropout's randomness comes from here alone, so an interrupted fit goes on with the same numbers.
+        torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
         loss = train_epoch(
-            network, average, batches, preprocessing, config.loss, optimisation, optimizer, schedule, accelerator
+            network, average, batches, preprocessing, config.loss, optimisation, optimizer, schedule, accelerator, names
         )
+        average.synchronise()
         figures = {"loss/train": loss, "learning_rate": schedule.get_last_lr()[0]}
         if validation is not None:
             with average.applied_to(plain):
-                logits = predict(plain, preprocessing, validation[0], "none", accelerator.device)
+                logits = predict(plain, preprocessing, validation[0], "none", accelerator)
             figures["roc_auc/validation"] = float(roc_auc_score(validation[1], logits))
         logger.info(
             "%s epoch %d/%d  %s",
@@ -126,8 +132,9 @@ def fit(
             _save(checkpoint, state, epoch + 1)
     if writer is not None:
         writer.close()
+    accelerator.wait_for_everyone()
     average.copy_to(plain)
-    return merge_adapters(plain).eval()
+    return plain.eval()
 
 
 def targets_and_weights(config: Config, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
@@ -145,13 +152,19 @@ def predict(
     preprocessing: Preprocessing,
     crops: Sequence[np.ndarray],
     view_set: str,
-    device: torch.device,
+    accelerator: Accelerator,
 ) -> np.ndarray:
-    """View-averaged logits (N,) of crops, by the container's own code in float32."""
+    """View-averaged logits (N,) of crops, by the container's own code in float32; every process takes its share."""
     network.eval()
     # Accelerate replaces the instance's `forward` by one in mixed precision; the class's own is the container's.
     forward = partial(type(network).forward, network)
-    return view_averaged_logits(forward, preprocessing, preprocessing.field(crops), view_set, VALIDATION_BATCH, device)
+    logits = torch.zeros(len(crops), dtype=torch.float64, device=accelerator.device)
+    share = range(accelerator.process_index, len(crops), accelerator.num_processes)
+    if len(share):
+        fields = preprocessing.field([crops[i] for i in share])
+        own = view_averaged_logits(forward, preprocessing, fields, view_set, VALIDATION_BATCH, accelerator.device)
+        logits[list(share)] = torch.as_tensor(own, dtype=logits.dtype, device=logits.device)
+    return accelerator.reduce(logits).cpu().numpy()
 
 
 def _one_thread(_: int) -> None:
@@ -159,9 +172,12 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
+def _epoch_seed(seed: int, epoch: int, process: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def _save(path: Path, state: dict, epochs_done: int) -> None:
-    content = {name: part.state_dict() for name, part in state.items()}
-    content |= {"epochs_done": epochs_done, "random": torch.get_rng_state()}
+    content = {name: part.state_dict() for name, part in state.items()} | {"epochs_done": epochs_done}
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
     os.replace(partial, path)
@@ -171,6 +187,5 @@ def _resume(path: Path, state: dict) -> int:
     content = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in state.items():
         part.load_state_dict(content[name])
-    torch.set_rng_state(content["random"])
     logger.info("Going on from %s after epoch %d.", path, content["epochs_done"])
     return content["epochs_done"]

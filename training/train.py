@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from model import checkpoint
 from model.checkpoint import Calibration, Network, WeightsConfig
 from model.constants import CLASSES
-from model.errors import UserError, WeightsError
-from model.predictor import calibrate
+from model.errors import UserError
+from training.adapters import merge_adapters
 from training.calibrate import fit_calibration
 from training.config import Config, ConfigError, load_config, to_yaml
 from training.datasets import assign_folds, load_crops
@@ -31,15 +30,13 @@ from training.fit import fit, predict, preprocessing_of
 from training.manifest import Sample, read_manifest
 from training.model_card import model_card
 from training.shift import shifted
+from training.weights import merge_checked, save_adapter, save_checked
 
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
 VIEWS = "d4"
 """Views that held-out predictions are averaged over, the container's default: the calibration is for them."""
-
-LARGEST_PROBABILITY_CHANGE = 0.01
-"""By how much storing the tensors in half precision may move P(atypical) of a training crop."""
 
 
 def train(config: Config) -> dict:
@@ -51,14 +48,11 @@ def train(config: Config) -> dict:
     Raises:
         UserError: with a sentence for the user.
     """
-    run = Path(config.run)
+    run, output = Path(config.run), Path(config.output)
     run.mkdir(parents=True, exist_ok=True)
-    keep(run / "config.yaml", to_yaml(config), "another configuration")
-    accelerator = Accelerator(
-        mixed_precision=choose_precision(config.optimisation.precision),
-        gradient_accumulation_steps=config.optimisation.accumulation,
-    )
-    samples, crops = read_data(config, run)
+    accelerator = accelerator_for(config)
+    keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
+    samples, crops = read_data(config, run, accelerator)
     table = cross_validate(config, accelerator, samples, crops, run)
     metrics = report_table(table, config.seed)
     held_out = read_predictions(table)
@@ -66,20 +60,32 @@ def train(config: Config) -> dict:
     logger.info("Held out: %s", json.dumps(metrics["overall"]))
 
     network = fit(config, accelerator, crops, samples, None, run / "final", config.seed + config.data.folds)
-    output = Path(config.output)
-    unchecked = output.with_name(f".{output.name}.unchecked")
-    written = _write_weights(config, network, calibration, metrics, unchecked)
-    metrics["stored"] = _check_stored(unchecked, network, crops, accelerator)
-    (unchecked / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    output.mkdir(parents=True, exist_ok=True)
-    for file in unchecked.iterdir():
-        file.replace(output / file.name)
-    unchecked.rmdir()
-    logger.info("Wrote %s (%s).", config.output, written.sha256[:12])
+    weights = weights_config(config, calibration, metrics)
+    texts = {"training.yaml": to_yaml(config), "README.md": model_card(config, metrics, calibration)}
+    if config.adapter.rank > 0:
+        if accelerator.is_main_process:
+            save_adapter(output.with_name(f"{output.name}-adapter"), network, weights, texts)
+        network = merge_checked(network, weights.preprocessing, crops, accelerator)
+    metrics["stored"] = save_checked(output, network, weights, crops, accelerator)
+    if accelerator.is_main_process:
+        for name, text in (texts | {"metrics.json": json.dumps(metrics, indent=2) + "\n"}).items():
+            (output / name).write_text(text, encoding="utf-8")
+    logger.info("Wrote %s.", output)
     return metrics
 
 
-def read_data(config: Config, run: Path) -> tuple[list[Sample], list[np.ndarray]]:
+def accelerator_for(config: Config) -> Accelerator:
+    """What runs a recipe: this process alone, or with those that it was launched with."""
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(config.optimisation.precision),
+        gradient_accumulation_steps=config.optimisation.accumulation,
+    )
+    if not accelerator.is_main_process:
+        logging.getLogger().setLevel(logging.WARNING)
+    return accelerator
+
+
+def read_data(config: Config, run: Path, accelerator: Accelerator) -> tuple[list[Sample], list[np.ndarray]]:
     """A recipe's samples and their crops, after a look whether the run was begun with the same ones.
 
     Raises:
@@ -87,7 +93,7 @@ def read_data(config: Config, run: Path) -> tuple[list[Sample], list[np.ndarray]
     """
     samples = read_manifest(Path(config.data.root))
     crops = load_crops(samples, config.network.field_of_view)
-    keep(run / "data.sha256", _fingerprint(samples, crops), "other data")
+    keep(run / "data.sha256", _fingerprint(samples, crops), "other data", accelerator)
     return samples, crops
 
 
@@ -117,14 +123,19 @@ def cross_validate(
                 config, accelerator, training, [samples[i] for i in inside], (validation, labels[outside]), folder,
                 config.seed + int(fold),
             )  # fmt: skip
+            merge_adapters(network)
             moved = shifted(validation, [samples[i].group for i in outside], config.seed)
             predicted = [
-                predict(network, preprocessing_of(config), of, VIEWS, accelerator.device) for of in (validation, moved)
+                predict(network, preprocessing_of(config), of, VIEWS, accelerator) for of in (validation, moved)
             ]
-            np.save(done, np.stack(predicted, axis=1))
+            if accelerator.is_main_process:
+                np.save(done, np.stack(predicted, axis=1))
+            accelerator.wait_for_everyone()
         logits[outside] = np.load(done, allow_pickle=False)
     table = run / "held_out.csv"
-    _write_table(table, samples, held_out, logits)
+    if accelerator.is_main_process:
+        _write_table(table, samples, held_out, logits)
+    accelerator.wait_for_everyone()
     return table
 
 
@@ -137,20 +148,23 @@ def choose_precision(name: str) -> str:
     return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 
-def keep(path: Path, text: str, otherwise: str) -> None:
+def keep(path: Path, text: str, otherwise: str, accelerator: Accelerator) -> None:
     """Notes what a run is of, so that it is not gone on with for anything else.
 
     Args:
         path: of the note, in the run's folder.
         text: what is noted.
         otherwise: what the run would be with, were it begun with another text.
+        accelerator: its first process writes.
 
     Raises:
         ConfigError: another text is noted.
     """
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
-    path.write_text(text, encoding="utf-8")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        path.write_text(text, encoding="utf-8")
 
 
 def _fingerprint(samples: Sequence[Sample], crops: Sequence[np.ndarray]) -> str:
@@ -172,8 +186,9 @@ def _write_table(path: Path, samples: Sequence[Sample], held_out: np.ndarray, lo
             writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, *both])
 
 
-def _write_weights(config: Config, network, calibration: Calibration, metrics: dict, folder: Path) -> WeightsConfig:
-    weights = WeightsConfig(
+def weights_config(config: Config, calibration: Calibration, metrics: dict) -> WeightsConfig:
+    """What config.json of the weights folder says, but for the tensors' SHA-256."""
+    return WeightsConfig(
         name=config.name,
         version=config.version,
         network=Network(config.network.backbone, config.network.pooling, config.network.backbone_args),
@@ -183,33 +198,6 @@ def _write_weights(config: Config, network, calibration: Calibration, metrics: d
         sha256="",
         training={"held_out": metrics["overall"], "crops": metrics["crops"], "seed": config.seed},
     )
-    files = {
-        "training.yaml": to_yaml(config),
-        "README.md": model_card(config, metrics, calibration),
-    }
-    return checkpoint.save(folder, network, weights, files)
-
-
-def _check_stored(folder: Path, network, crops: Sequence[np.ndarray], accelerator: Accelerator) -> dict:
-    """Compares the written weights with those in memory on all training crops.
-
-    Raises:
-        WeightsError: a class differs, or a probability by more than `LARGEST_PROBABILITY_CHANGE`.
-    """
-    stored, weights = checkpoint.load(folder)
-    stored = stored.float().to(accelerator.device)
-    probabilities = [
-        calibrate(predict(net, weights.preprocessing, crops, "none", accelerator.device), weights.calibration)
-        for net in (network, stored)
-    ]
-    change = float(np.abs(probabilities[0] - probabilities[1]).max())
-    differing = int(np.sum((probabilities[0] >= weights.threshold) != (probabilities[1] >= weights.threshold)))
-    if differing or change > LARGEST_PROBABILITY_CHANGE:
-        raise WeightsError(
-            f"Stored in {weights.dtype}, {differing} training crops change class and P(atypical) moves {change:.4f}; "
-            "use stored_dtype=float32."
-        )
-    return {"dtype": weights.dtype, "crops": len(crops), "classes_changed": differing, "largest_change": change}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,8 +2,10 @@
 # Trains a recipe of training/configs/ and writes its weights folder; run again, it goes on where it was interrupted.
 #
 #   training/train.sh compact data.root=DIR [key=value ...]
+#   PROCESSES=4 training/train.sh dinov3_hplus data.root=DIR        # four GPUs, or four processes on the CPU
 #
-# DIR holds manifest.csv and the crops. Values are those of training/config.py.
+# DIR holds manifest.csv and the crops (training/prepare.py). Values are those of training/config.py. The batch size is
+# that of all processes together. Several machines: training/slurm.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,4 +15,13 @@ make --no-print-directory --silent .venv/training-requirements.done
 # compact recipe on two cores takes about a quarter less time.
 export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 
-exec .venv/bin/python -m training.train "$@"
+launcher=()
+if ((${PROCESSES:-1} > 1 || ${MACHINES:-1} > 1)); then
+    launcher=(-m torch.distributed.run --nproc-per-node "${PROCESSES:-1}" --nnodes "${MACHINES:-1}")
+    if ((${MACHINES:-1} > 1)); then
+        launcher+=(--rdzv-backend c10d --rdzv-endpoint "$MAIN_MACHINE" --rdzv-id "${RUN_ID:-atypical-mitosis}")
+    else
+        launcher+=(--standalone)
+    fi
+fi
+exec .venv/bin/python "${launcher[@]}" -m training.train "$@"

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 
 from model.errors import UserError
 from training.calibrate import cross_calibrate
 from training.config import load_config, to_yaml
 from training.evaluate import Predictions, read_predictions, report_table, scores
-from training.train import CONFIGS, choose_precision, cross_validate, keep, read_data
+from training.train import CONFIGS, accelerator_for, cross_validate, keep, read_data
 
 TABLE = Path(__file__).parent / "trials.csv"
 RUNS = Path("runs/trials")
@@ -49,10 +48,11 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     run = RUNS / name
     config = load_config(CONFIGS / f"{recipe}.yaml", [*overrides, f"run={run}"])
     run.mkdir(parents=True, exist_ok=True)
-    keep(run / "config.yaml", to_yaml(config), "another configuration")
+    accelerator = accelerator_for(config)
+    keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     start = time.perf_counter()
-    accelerator = Accelerator(mixed_precision=choose_precision(config.optimisation.precision))
-    metrics = report_table(cross_validate(config, accelerator, *read_data(config, run), run), config.seed)
+    samples, crops = read_data(config, run, accelerator)
+    metrics = report_table(cross_validate(config, accelerator, samples, crops, run), config.seed)
     overall = metrics["overall"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
     domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])

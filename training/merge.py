@@ -1,0 +1,122 @@
+"""From an adapter that may be shared to weights that the container runs: merges it into a backbone.
+
+python -m training.merge --backbone file:dinov3-vith16plus-pretrain-lvd1689m --adapter model/weights/mine-adapter \
+    --output model/weights/mine [--dtype bfloat16] [--data DIR]
+
+The adapter's folder is what training writes beside the weights. The backbone is one of `training.pretrained`'s sources
+and must be the one that the adapter was trained on. The merged network is compared with the adapted one, and the stored
+one with both, on the crops of DIR, or on the example case where none are given.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from model import checkpoint
+from model.checkpoint import DTYPES, WeightsConfig
+from model.classifier import MitosisClassifier
+from model.crops import read_crops
+from model.errors import UserError, WeightsError
+from model.grand_challenge import find_stack
+from training.adapters import add_adapters, backbone_sha256, load_adapter_tensors
+from training.config import load_config
+from training.datasets import load_crops
+from training.fit import build_network
+from training.manifest import read_manifest
+from training.pretrained import load_pretrained
+from training.weights import ADAPTER_FILE, merge_checked, save_checked
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = Path(__file__).parent.parent / "test" / "input"
+
+
+def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, WeightsConfig]:
+    """The adapted network of an adapter's folder on a backbone, in evaluation mode, on the CPU.
+
+    Args:
+        folder: with config.json, training.yaml and adapter.safetensors.
+        backbone: a source of `training.pretrained`.
+
+    Raises:
+        UserError: the folder is incomplete or altered, or the backbone is not the one of the training.
+    """
+    weights = checkpoint.read_config(folder)
+    path = folder / ADAPTER_FILE
+    if not path.is_file():
+        raise WeightsError(
+            f"{folder} holds no {ADAPTER_FILE}; give the folder that training writes beside the weights."
+        )
+    if checkpoint.file_sha256(path) != weights.sha256:
+        raise WeightsError(f"{path} was altered: its SHA-256 is not the one in config.json; copy it again.")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
+    config = load_config(folder / "training.yaml", [])
+    network = build_network(config)
+    load_pretrained(network.backbone, backbone)
+    add_adapters(network, config.adapter)
+    if backbone_sha256(network) != weights.training.get("backbone_sha256"):
+        raise WeightsError(
+            f"{backbone} is not the backbone that {folder} was trained on (the SHA-256 of its tensors differs); give "
+            f"the same weights, in the same precision, as {config.network.pretrained}."
+        )
+    load_adapter_tensors(network, tensors, path)
+    return network.eval(), weights
+
+
+def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: Path | None) -> dict:
+    """Writes the weights folder of an adapter and a backbone.
+
+    Args:
+        adapter: the adapter's folder.
+        backbone: a source of `training.pretrained`.
+        output: the weights folder to write.
+        dtype: `float32`, `bfloat16` or `float16`; None for the recipe's.
+        data: folder of crops to compare on; None for the example case.
+
+    Returns:
+        How far the stored network is from the one in memory (see `training.weights.save_checked`).
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    crops = load_crops(read_manifest(data)) if data else read_crops(find_stack(EXAMPLE))
+    network, weights = read_adapter(adapter, backbone)
+    accelerator = Accelerator()
+    network = network.to(accelerator.device)
+    network = merge_checked(network, weights.preprocessing, crops, accelerator)
+    weights = replace(weights, dtype=dtype or weights.dtype)
+    stored = save_checked(output, network, weights, crops, accelerator)
+    for name in ("README.md", "training.yaml"):
+        (output / name).write_text((adapter / name).read_text(encoding="utf-8"), encoding="utf-8")
+    return stored
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.merge", description="Merge an adapter into a backbone.")
+    parser.add_argument("--backbone", required=True, help="file:PATH or hub:NAME, the weights it was trained on")
+    parser.add_argument("--adapter", required=True, type=Path, metavar="DIR", help="the adapter's folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="weights folder to write")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="precision of the tensors (default: the recipe's)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="crops to compare on (default: the example case)")
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        print(json.dumps(merge(parsed.adapter, parsed.backbone, parsed.output, parsed.dtype, parsed.data), indent=2))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a run leaves: the merged weights that the container runs, and the adapter alone. Nothing unchecked is kept.
+
+WEIGHTS/            config.json, model.safetensors, and with them README.md, metrics.json, training.yaml
+WEIGHTS/../NAME-adapter/    config.json, adapter.safetensors and the same texts: no tensor of the backbone
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from model import checkpoint
+from model.checkpoint import WeightsConfig
+from model.classifier import MitosisClassifier
+from model.errors import WeightsError
+from model.predictor import calibrate
+from model.preprocessing import Preprocessing
+from training.adapters import adapter_tensors, backbone_sha256, merge_adapters
+from training.fit import predict
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_FILE = "adapter.safetensors"
+
+LARGEST_LOGIT_CHANGE = 1e-4
+"""By how much merging the adapters may move a logit, relative to the largest logit or 1."""
+
+LARGEST_PROBABILITY_CHANGE = 0.01
+"""By how much storing the tensors in half precision may move P(atypical) of a crop."""
+
+SMALLEST_AGREEMENT = 0.999
+"""Share of the crops that must keep their class when the tensors are stored in half precision."""
+
+CHECKED_CROPS = 64
+"""Number of crops on which the merged network is compared with the adapted one."""
+
+
+def merge_checked(
+    network: MitosisClassifier, preprocessing: Preprocessing, crops: Sequence[np.ndarray], accelerator: Accelerator
+) -> MitosisClassifier:
+    """Merges the adapters in place, and compares logits before and after on up to `CHECKED_CROPS` crops.
+
+    Raises:
+        WeightsError: a logit moved by more than `LARGEST_LOGIT_CHANGE`.
+        ConfigError: a merged tensor is not finite.
+    """
+    some = [crops[i] for i in np.unique(np.linspace(0, len(crops) - 1, CHECKED_CROPS).astype(int))]
+    before = predict(network, preprocessing, some, "none", accelerator)
+    merged = merge_adapters(network).eval()
+    after = predict(merged, preprocessing, some, "none", accelerator)
+    change = float(np.abs(after - before).max() / max(1.0, np.abs(before).max()))
+    if not change <= LARGEST_LOGIT_CHANGE:
+        raise WeightsError(f"Merging the adapters moves a logit by {change:.1e} of the largest; nothing was written.")
+    logger.info("Merged the adapters: logits of %d crops move by at most %.1e of the largest.", len(some), change)
+    return merged
+
+
+def save_adapter(folder: Path, network: MitosisClassifier, weights: WeightsConfig, texts: dict[str, str]) -> None:
+    """Writes adapters and head alone, with all that `training.merge` needs besides the backbone.
+
+    Args:
+        folder: replaced as a whole.
+        network: adapted, not merged yet.
+        weights: what config.json says of the merged network.
+        texts: further files, training.yaml among them.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(adapter_tensors(network), partial / ADAPTER_FILE)
+    about = weights.training | {"backbone_sha256": backbone_sha256(network)}
+    weights = replace(weights, sha256=checkpoint.file_sha256(partial / ADAPTER_FILE), training=about)
+    checkpoint.write_config(partial, weights)
+    for name, text in texts.items():
+        (partial / name).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def save_checked(
+    folder: Path,
+    network: MitosisClassifier,
+    weights: WeightsConfig,
+    crops: Sequence[np.ndarray],
+    accelerator: Accelerator,
+) -> dict:
+    """Writes config.json and model.safetensors when they, read again, say what the network says.
+
+    Args:
+        folder: made when missing; its older files stay until the new ones have been checked.
+        network: merged.
+        weights: its dtype is the precision that tensors are stored in.
+        crops: to compare on.
+
+    Returns:
+        dtype, crops, classes_changed and largest_change (of P).
+
+    Raises:
+        WeightsError: too many classes differ, or a probability by more than `LARGEST_PROBABILITY_CHANGE`.
+    """
+    unchecked = folder.with_name(f".{folder.name}.unchecked")
+    if accelerator.is_main_process:
+        checkpoint.save(unchecked, network, weights)
+    accelerator.wait_for_everyone()
+    stored = checkpoint.load(unchecked)[0].float().to(accelerator.device)
+    expected, found = (
+        calibrate(predict(of, weights.preprocessing, crops, "none", accelerator), weights.calibration)
+        for of in (network, stored)
+    )
+    change = float(np.abs(found - expected).max())
+    differing = int(np.sum((found >= weights.threshold) != (expected >= weights.threshold)))
+    if differing > (1 - SMALLEST_AGREEMENT) * len(crops) or not change <= LARGEST_PROBABILITY_CHANGE:
+        raise WeightsError(
+            f"Stored in {weights.dtype}, {differing} of {len(crops)} crops change class and P(atypical) moves by up to "
+            f"{change:.4f}; use stored_dtype=float32."
+        )
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in unchecked.iterdir():
+            file.replace(folder / file.name)
+        unchecked.rmdir()
+    accelerator.wait_for_everyone()
+    return {"dtype": weights.dtype, "crops": len(crops), "classes_changed": differing, "largest_change": change}
