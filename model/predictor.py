@@ -48,11 +48,12 @@ class Predictor:
         self.device = choose_device(device)
         self.dtype = dtype or choose_dtype(self.device)
         self.view_set = view_set
-        self.views = views.count(view_set)
+        views.count(view_set)  # an unknown one is refused before anything is loaded
         self.batch_size = BATCH_SIZE[self.device.type] if batch_size is None else batch_size
         if self.batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
         network, self.config = checkpoint.load(folder)
+        self.views = views.count(view_set) * len(self.config.preprocessing.scales)
         network.backbone.to(self.dtype)
         network.head.float()
         try:
@@ -84,7 +85,7 @@ class Predictor:
         Raises:
             PredictionError: the logit is not a finite number.
         """
-        side = self.config.preprocessing.field_of_view
+        side = self.config.preprocessing.largest_side
         self([np.full((side, side, 3), 255, dtype=np.uint8)])
 
     def predict_fields(self, fields: Tensor, progress: bool = False) -> np.ndarray:
@@ -125,7 +126,7 @@ def view_averaged_logits(
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
 ) -> np.ndarray:
-    """Logits averaged over views, before calibration.
+    """Logits averaged over views and the preprocessing's scales, before calibration.
 
     Args:
         network: gives (B,) logits of (B, 3, S, S) images; in evaluation mode, on `device`.
@@ -145,10 +146,14 @@ def view_averaged_logits(
     averaged = []
     with tqdm(total=len(fields), unit="crop", leave=False, disable=not progress) as bar:
         for chunk in fields.split(crops_per_batch):
-            images = preprocessing.network_input(chunk.to(device)).to(dtype)
-            parts = views.expand(images, view_set).split(batch_size)
-            logits = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
-            averaged.append(views.average(logits.double(), view_set))
+            chunk = chunk.to(device)
+            logits = []
+            for scale in preprocessing.scales:
+                images = preprocessing.network_input(chunk, scale).to(dtype)
+                parts = views.expand(images, view_set).split(batch_size)
+                of_views = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+                logits.append(views.average(of_views.double(), view_set))
+            averaged.append(torch.stack(logits).mean(dim=0))
             bar.update(len(chunk))
     return torch.cat(averaged).cpu().numpy()
 

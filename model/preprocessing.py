@@ -17,38 +17,52 @@ class Preprocessing:
     """How a crop becomes the network's input.
 
     Attributes:
-        field_of_view: side of the central square that is looked at, in pixels of 0.25 µm.
+        field_of_view: side of the central square that the network was trained to look at, in pixels of 0.25 µm.
         input_size: side of the network's input, in pixels; the field of view is resized to it.
         mean: per-channel (R, G, B) mean subtracted from values in [0, 1].
         std: per-channel (R, G, B) divisor after that.
+        scales: fields of view whose logits are averaged, in units of `field_of_view`.
     """
 
     field_of_view: int
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
+        object.__setattr__(self, "scales", tuple(self.scales))
         if self.field_of_view < 1 or self.input_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError(f"Preprocessing needs positive sizes and three-channel mean and std, not {self}.")
         if min(self.std) <= 0:
             raise ValueError(f"Preprocessing needs a positive std in every channel, not {self.std}.")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"Preprocessing needs positive scales, not {self.scales}.")
+
+    def side(self, scale: float) -> int:
+        """Side of the field of view at a scale, in pixels of the crop."""
+        return max(1, round(self.field_of_view * scale))
+
+    @property
+    def largest_side(self) -> int:
+        """Side of the largest field of view, in pixels of the crop."""
+        return self.side(max(self.scales))
 
     def field(self, crops: Sequence[np.ndarray]) -> Tensor:
-        """Cuts the central field of view out of every crop.
+        """Cuts the largest field of view out of the middle of every crop.
 
         Args:
-            crops: N arrays (H, W, 3), uint8 RGB, each at least `field_of_view` high and wide; sizes may differ.
+            crops: N arrays (H, W, 3), uint8 RGB, each at least `largest_side` high and wide; sizes may differ.
 
         Returns:
-            (N, F, F, 3) uint8 on the CPU, F being the field of view.
+            (N, F, F, 3) uint8 on the CPU, F being `largest_side`.
 
         Raises:
-            CropError: a crop is smaller than the field of view; the sentence tells which (counted from 1).
+            CropError: a crop is smaller than the largest field of view; the sentence tells which (counted from 1).
         """
-        side = self.field_of_view
+        side = self.largest_side
         fields = np.empty((len(crops), side, side, 3), dtype=np.uint8)
         for number, crop in enumerate(crops, start=1):
             height, width = crop.shape[:2]
@@ -61,17 +75,21 @@ class Preprocessing:
             fields[number - 1] = crop[top : top + side, left : left + side]
         return torch.from_numpy(fields)
 
-    def network_input(self, fields: Tensor) -> Tensor:
+    def network_input(self, fields: Tensor, scale: float | None = None) -> Tensor:
         """Resizes (bilinear, antialiased) and normalises fields of view, on the device they are on.
 
         Args:
             fields: (N, F, F, 3) uint8, from `field`.
+            scale: of the field of view to take from the middle; None for the largest of `scales`.
 
         Returns:
             (N, 3, S, S) float32, channels-last in memory, S being `input_size`.
         """
+        side = self.largest_side if scale is None else self.side(scale)
+        start = (fields.shape[1] - side) // 2
+        fields = fields[:, start : start + side, start : start + side]
         images = fields.permute(0, 3, 1, 2).float().div_(255)
-        if self.field_of_view != self.input_size:
+        if side != self.input_size:
             size = (self.input_size, self.input_size)
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         return self.normalise(images).contiguous(memory_format=torch.channels_last)

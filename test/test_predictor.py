@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from model import checkpoint
 from model import predictor as predictor_module
 from model.errors import CropError, PredictionError
 from model.predictor import Predictor, choose_device, sigmoid
@@ -124,3 +126,20 @@ def test_precision_follows_the_gpu(
 def test_sigmoid_does_not_overflow() -> None:
     with np.errstate(all="raise", under="ignore"):
         assert sigmoid(np.array([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_scales_are_averaged_like_views(small_weights: Path, crops: list[np.ndarray], tmp_path: Path) -> None:
+    """The mean logit over three fields of view, each as a network of that field alone gives it."""
+    network, config = checkpoint.load(small_weights)
+
+    def predictor(field_of_view: int, *scales: float) -> Predictor:
+        preprocessing = replace(config.preprocessing, field_of_view=field_of_view, scales=scales)
+        folder = tmp_path / f"{field_of_view} {scales}"
+        checkpoint.save(folder, network, replace(config, preprocessing=preprocessing))
+        return Predictor(folder, "cpu")
+
+    logits = [-np.log(1 / predictor(side, 1.0)(crops) - 1) for side in (64, 78, 96)]
+    together = predictor(78, 1.0, 0.82, 1.23)
+    assert together.views == 24
+    np.testing.assert_allclose(-np.log(1 / together(crops) - 1), np.mean(logits, axis=0), atol=1e-5)
+    assert np.abs(logits[0] - logits[2]).max() > 0.01

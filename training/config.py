@@ -58,6 +58,7 @@ class NetworkConfig:
     input_size: int = 224
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    scales: list[float] = field(default_factory=lambda: [1.0])
 
 
 @dataclass

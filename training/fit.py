@@ -35,7 +35,9 @@ VALIDATION_BATCH = 32
 def preprocessing_of(config: Config) -> Preprocessing:
     """The preprocessing that a recipe's network is trained for."""
     network = config.network
-    return Preprocessing(network.field_of_view, network.input_size, tuple(network.mean), tuple(network.std))
+    return Preprocessing(
+        network.field_of_view, network.input_size, tuple(network.mean), tuple(network.std), tuple(network.scales)
+    )
 
 
 def build_network(config: Config) -> MitosisClassifier:

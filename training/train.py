@@ -92,15 +92,28 @@ def read_data(config: Config, run: Path, accelerator: Accelerator) -> tuple[list
         UserError: with a sentence for the user.
     """
     samples = read_manifest(Path(config.data.root))
-    crops = load_crops(samples, config.network.field_of_view)
+    crops = load_crops(samples, preprocessing_of(config).largest_side)
     keep(run / "data.sha256", _fingerprint(samples, crops), "other data", accelerator)
     return samples, crops
 
 
 def cross_validate(
-    config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray], run: Path
+    config: Config,
+    accelerator: Accelerator,
+    samples: Sequence[Sample],
+    crops: Sequence[np.ndarray],
+    run: Path,
+    view_set: str = VIEWS,
 ) -> Path:
     """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
+
+    Args:
+        config: the recipe.
+        accelerator: where it runs.
+        samples: all of them.
+        crops: theirs.
+        run: its folder; what is found there is not done again.
+        view_set: views that predictions are averaged over.
 
     Returns:
         The table `held_out.csv` with a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
@@ -126,7 +139,7 @@ def cross_validate(
             merge_adapters(network)
             moved = shifted(validation, [samples[i].group for i in outside], config.seed)
             predicted = [
-                predict(network, preprocessing_of(config), of, VIEWS, accelerator) for of in (validation, moved)
+                predict(network, preprocessing_of(config), of, view_set, accelerator) for of in (validation, moved)
             ]
             if accelerator.is_main_process:
                 np.save(done, np.stack(predicted, axis=1))
