@@ -29,7 +29,7 @@ from model.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when a folder written today could not be read rightly by yesterday's container."""
 
 CONFIG_FILE = "config.json"
@@ -50,6 +50,7 @@ class Network:
     backbone: str
     pooling: str = "avg"
     backbone_args: dict[str, Any] = field(default_factory=dict)
+    members: int = 1
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,9 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
         )
     try:
         with torch.device("meta"), _NoInitialisation():
-            classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args)
+            classifier = MitosisClassifier(
+                network.backbone, network.pooling, network.backbone_args, members=network.members
+            )
     except Exception as error:  # timm's architectures refuse their arguments in every way there is
         raise WeightsError(f"The network of {source.parent} cannot be built: {error}.") from error
     expected = classifier.state_dict()

@@ -1,11 +1,32 @@
 """The network: a timm backbone, its pooled features, one logit."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.lean_timm import timm
+
+
+class JoinedBackbones(nn.Module):
+    """Several backbones that see the same image, their features side by side.
+
+    A linear layer on joined features is the sum of linear layers on each, so the mean logit of an ensemble of
+    classifiers is one classifier whose backbone is this.
+
+    Args:
+        members: timm backbones without classifier.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.head_hidden_size = sum(member.head_hidden_size for member in members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, F1 + F2 + ...) of images (N, 3, S, S)."""
+        return torch.cat([member(images) for member in self.members], dim=1)
 
 
 class MitosisClassifier(nn.Module):
@@ -18,6 +39,7 @@ class MitosisClassifier(nn.Module):
         pooling: what becomes of the last feature map or tokens: timm's `global_pool` (`avg`, `token`, ...).
         backbone_args: further arguments of `timm.create_model`.
         dropout: probability of dropping a pooled feature in training.
+        members: number of such backbones in an ensemble.
 
     Raises:
         RuntimeError: timm knows no such architecture.
@@ -29,11 +51,14 @@ class MitosisClassifier(nn.Module):
         pooling: str = "avg",
         backbone_args: dict[str, Any] | None = None,
         dropout: float = 0.0,
+        members: int = 1,
     ) -> None:
         super().__init__()
-        self.backbone = timm.create_model(
-            backbone, pretrained=False, num_classes=0, global_pool=pooling, **(backbone_args or {})
-        )
+        backbones = [
+            timm.create_model(backbone, pretrained=False, num_classes=0, global_pool=pooling, **(backbone_args or {}))
+            for _ in range(members)
+        ]
+        self.backbone = backbones[0] if members == 1 else JoinedBackbones(backbones)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.backbone.head_hidden_size, 1)
 

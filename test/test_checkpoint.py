@@ -12,6 +12,7 @@ from model.checkpoint import Calibration, Network, WeightsConfig
 from model.classifier import MitosisClassifier
 from model.errors import WeightsError
 from model.preprocessing import Preprocessing
+from training.fit import join
 
 
 @pytest.fixture
@@ -172,3 +173,23 @@ def test_no_weights_at_all_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setattr(checkpoint, name, tmp_path / name)
     with pytest.raises(WeightsError, match="There are no weights"):
         checkpoint.choose_weights(None)
+
+
+def test_joined_classifiers_give_the_mean_of_their_logits_before_and_after_storing(
+    small_weights: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    members = [MitosisClassifier("test_efficientnet").eval() for _ in range(3)]
+    with torch.no_grad():
+        for member in members:
+            member.head.bias.normal_()
+    images = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        expected = torch.stack([member(images) for member in members]).mean(dim=0)
+        joined = join(members)
+        torch.testing.assert_close(joined(images), expected)
+    config = replace(checkpoint.read_config(small_weights), network=Network("test_efficientnet", members=3))
+    checkpoint.save(tmp_path, joined, config)
+    loaded, _ = checkpoint.load(tmp_path)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images), expected)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from training.evaluate import expected_calibration_error, report, scores
+from training.evaluate import expected_calibration_error, reliability, report, scores
 
 
 def test_scores_against_counting() -> None:
@@ -25,6 +25,16 @@ def test_calibration_error_is_zero_for_calibrated_and_a_half_for_sure_and_wrong_
     labels = np.array([0, 1] * 50)
     assert expected_calibration_error(labels, np.full(100, 0.5)) == pytest.approx(0)
     assert expected_calibration_error(labels, np.full(100, 1.0)) == pytest.approx(0.5)
+
+
+def test_reliability_compares_like_with_like_at_equal_prevalence() -> None:
+    """80 normal and 20 atypical crops at P = 0.25, of which 60 and 5 are there: 0.75 and 0.25 of equal weight."""
+    labels = np.array([0] * 80 + [1] * 20)
+    probabilities = np.array([0.25] * 60 + [0.85] * 20 + [0.25] * 5 + [0.85] * 15)
+    assert reliability(labels, probabilities) == [
+        {"crops": 65, "predicted": 0.25, "observed": 0.25},
+        {"crops": 35, "predicted": 0.85, "observed": 0.75},
+    ]
 
 
 def test_intervals_are_over_slides() -> None:

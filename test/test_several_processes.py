@@ -29,9 +29,9 @@ def losses(data: Path, folder: Path, processes: int) -> list[float]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (folder / "weights" / "model.safetensors").is_file()
-    assert done.stderr.count("fold_0 epoch 1/3") == 1, "one process speaks"
+    assert done.stderr.count("slides_0 epoch 1/3") == 1, "one process speaks"
     curve: list[float] = []
-    for fit in ("fold_0", "fold_1", "final"):
+    for fit in ("slides_0", "slides_1", "final"):
         events = EventAccumulator(str(folder / "run" / fit))
         events.Reload()
         curve += [event.value for event in events.Scalars("loss/train")]

@@ -121,6 +121,24 @@ def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path:
     ]  # fmt: skip
 
 
+def test_members_are_joined_and_a_data_set_held_out_counts_in_the_calibration(data: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    manifest = (copied / "manifest.csv").read_text().splitlines()
+    manifest[1:49] = [line.replace("MIDOG21", "TUPAC16") for line in manifest[1:49]]
+    (copied / "manifest.csv").write_text("\n".join(manifest))
+    metrics = train(
+        config_for(copied, tmp_path, "network.members=2", "data.shift_split=sources", "network.scales=[1.0,0.8]")
+    )
+    assert metrics["held_out_sources"]["crops"] == 96 and metrics["held_out_sources"] != metrics["overall"]
+    network, weights = checkpoint.load(tmp_path / "weights")
+    assert weights.network.members == 2 and weights.preprocessing.scales == (1.0, 0.8)
+    assert network.head.weight.shape[1] == network.backbone.head_hidden_size
+    first, second = (member.state_dict() for member in network.backbone.members)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    card = " ".join((tmp_path / "weights" / "README.md").read_text().split())
+    assert "It is 2 such networks in one" in card and "a whole data set held out" in card and "78, 62 pixels" in card
+
+
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(data, tmp_path)
     train(config)

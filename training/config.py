@@ -29,6 +29,8 @@ class DataConfig:
         about: for the model card: what tissue and scanners the crops are of, who labelled them, what was not seen.
         split: what is held out in turn (see `training.datasets.assign_folds`): `slides`, `domains` or `sources`.
         folds: number of folds that the slides are spread over.
+        shift_split: `domains` or `sources` fits further networks that hold these out; the calibration then stands on
+            both kinds of held-out predictions. Empty for none.
         soft_labels: train on the share of experts that called a crop atypical instead of on their majority.
         workers: processes that prepare crops; 0 prepares them in the training process.
     """
@@ -37,6 +39,7 @@ class DataConfig:
     about: str = "Not described."
     split: str = "slides"
     folds: int = 4
+    shift_split: str = ""
     soft_labels: bool = False
     workers: int = 1
 
@@ -47,6 +50,8 @@ class NetworkConfig:
 
     Attributes:
         pretrained: where the backbone's weights come from (see `training.pretrained`); empty for random numbers.
+        members: networks that are fitted to all crops with seeds of their own and joined in one; their logits are
+            averaged. Held-out crops are predicted by one each.
     """
 
     backbone: str = MISSING
@@ -59,6 +64,7 @@ class NetworkConfig:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     scales: list[float] = field(default_factory=lambda: [1.0])
+    members: int = 1
 
 
 @dataclass
@@ -239,8 +245,10 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     assert isinstance(config, Config)
     if config.stored_dtype not in DTYPES:
         raise ConfigError(f"stored_dtype is {config.stored_dtype}; choose among {', '.join(DTYPES)}.")
-    if config.data.split not in SPLITS:
-        raise ConfigError(f"data.split is {config.data.split}; choose among {', '.join(SPLITS)}.")
+    for name in ("split", "shift_split"):
+        chosen = getattr(config.data, name)
+        if chosen not in SPLITS and (chosen or name == "split"):
+            raise ConfigError(f"data.{name} is {chosen}; choose among {', '.join(SPLITS)}.")
     if not timm.is_model(config.network.backbone):
         raise ConfigError(f"timm has no architecture {config.network.backbone}; write one of its names.")
     return config

@@ -23,6 +23,7 @@ def describe(config: Config) -> dict[str, Any]:
     """A recipe in figures.
 
     Returns:
+        members: networks that are fitted and joined; the other figures are of one.
         total_parameters: of the network with its head, without adapters.
         trainable_parameters: adapters and head, or everything.
         lora_parameters: of the adapters.
@@ -49,6 +50,7 @@ def describe(config: Config) -> dict[str, Any]:
     activations = _kept_bytes(network, image, config) * (HALF / SINGLE if half else 1) * optimisation.batch_size
     states = SINGLE * total + SINGLE * 4 * trainable + (HALF * total if half else 0)
     return {
+        "members": config.network.members,
         "total_parameters": total,
         "trainable_parameters": trainable,
         "lora_parameters": sum(parameter.numel() for parameter in adapters.values()),

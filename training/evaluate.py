@@ -1,6 +1,6 @@
 """Figures as the challenge computes them, with confidence intervals, from a table of held-out predictions.
 
-python -m training.evaluate runs/compact/held_out.csv
+python -m training.evaluate runs/compact/held_out_slides.csv
 """
 
 import argparse
@@ -40,10 +40,38 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
 
     The samples of each class share half of the weight (Guo et al. 2017, arXiv 1706.04599, eq. 3, reweighted).
     """
-    weights = np.where(labels == 1, 0.5 / max(1, np.sum(labels == 1)), 0.5 / max(1, np.sum(labels == 0)))
+    weights = _equal_prevalence(labels)
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
     gaps = np.bincount(bin_of, weights * (probabilities - labels), bins)
     return float(np.abs(gaps).sum())
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+    """The reliability diagram in figures: in each bin of P(atypical), its mean and the frequency of atypical.
+
+    Both at equal prevalence, each class's samples sharing half of the weight.
+
+    Args:
+        labels: (N,) 0 or 1.
+        probabilities: (N,) P(atypical).
+        bins: of equal width.
+
+    Returns:
+        For each bin that is not empty: crops, predicted, observed.
+    """
+    weights = _equal_prevalence(labels)
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    rows = []
+    for chosen in (bin_of == number for number in np.unique(bin_of)):
+        predicted, observed = (np.average(of[chosen], weights=weights[chosen]) for of in (probabilities, labels))
+        rows.append(
+            {"crops": int(chosen.sum()), "predicted": round(float(predicted), 3), "observed": round(float(observed), 3)}
+        )
+    return rows
+
+
+def _equal_prevalence(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels == 1, 0.5 / max(1, np.sum(labels == 1)), 0.5 / max(1, np.sum(labels == 0)))
 
 
 def report(
@@ -78,6 +106,7 @@ def report(
             for i, (name, value) in enumerate(overall.items())
         },
         "expected_calibration_error": round(expected_calibration_error(labels, probabilities), 4),
+        "reliability": reliability(labels, probabilities),
         "domains": {
             str(domain): {"crops": int(np.sum(domains == domain))}
             | {
@@ -92,7 +121,7 @@ def report(
 
 @dataclass(frozen=True)
 class Predictions:
-    """Held-out predictions of N samples, as training writes them into `held_out.csv`.
+    """Held-out predictions of N samples, as training writes them into `held_out_SPLIT.csv`.
 
     Attributes:
         labels: (N,) 0 or 1.
@@ -112,7 +141,7 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads `held_out.csv`."""
+    """Reads `held_out_SPLIT.csv`."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
 
@@ -130,7 +159,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def report_table(path: Path, seed: int = 0) -> dict:
-    """`report` of `held_out.csv`, and its overall figures under the synthetic shift as `shifted`.
+    """`report` of `held_out_SPLIT.csv`, and its overall figures under the synthetic shift as `shifted`.
 
     Calibration is fitted, for each fold, on the other folds, and never on shifted crops.
     """
@@ -148,10 +177,10 @@ def report_table(path: Path, seed: int = 0) -> dict:
 def main() -> None:
     """Prints the report of the table named on the command line, as JSON."""
     parser = argparse.ArgumentParser(description="Report the figures of held-out predictions as JSON.")
-    parser.add_argument("table", type=Path, help="held_out.csv of a training run")
+    parser.add_argument("table", type=Path, help="held_out_SPLIT.csv of a training run")
     arguments = parser.parse_args()
     if not arguments.table.is_file():
-        sys.exit(f"There is no table {arguments.table}; a training run writes held_out.csv into its run folder.")
+        sys.exit(f"There is no table {arguments.table}; a training run writes held_out_SPLIT.csv into its run folder.")
     json.dump(report_table(arguments.table), sys.stdout, indent=2)
     print()
 

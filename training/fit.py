@@ -1,5 +1,6 @@
 """Fits one network: set-up, epochs, validation after each, a checkpoint to go on from."""
 
+import copy
 import logging
 import math
 import os
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
+from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model.classifier import MitosisClassifier
+from model.classifier import JoinedBackbones, MitosisClassifier
 from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
 from training.adapters import add_adapters
@@ -137,6 +139,26 @@ def fit(
     accelerator.wait_for_everyone()
     average.copy_to(plain)
     return plain.eval()
+
+
+@torch.no_grad()
+def join(members: Sequence[MitosisClassifier]) -> MitosisClassifier:
+    """One classifier whose logit is the mean of the members' logits.
+
+    Args:
+        members: at least one, of the same architecture.
+
+    Returns:
+        In evaluation mode, on the members' device; its tensors are copies, or the only member itself.
+    """
+    if len(members) == 1:
+        return members[0]
+    joined = copy.deepcopy(members[0])
+    joined.backbone = JoinedBackbones([copy.deepcopy(member.backbone) for member in members])
+    joined.head = nn.Linear(joined.backbone.head_hidden_size, 1).to(members[0].head.weight.device)
+    joined.head.weight.copy_(torch.cat([member.head.weight for member in members], dim=1) / len(members))
+    joined.head.bias.copy_(torch.stack([member.head.bias for member in members]).mean(dim=0))
+    return joined.eval()
 
 
 def targets_and_weights(config: Config, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,12 +2,13 @@
 
 from model.checkpoint import Calibration
 from training.config import Config
+from training.evaluate import RESAMPLES
 
 TEMPLATE = """# {name} {version}: atypical against normal mitotic figures
 
 `{backbone}` with one logit on its pooled features; looks at the central {field_of_view} pixels (0.25 µm each) of an H&E
 crop, resized to {input_size}. P(atypical) = sigmoid({scale:.4f} x logit + {bias:.4f}), the logit averaged over the
-eight symmetries of the square.
+eight symmetries of the square{scales}.{members}
 
 ## Intended use
 Research on mitotic figures in H&E-stained histopathology: given crops that are already centred on mitotic figures, tell
@@ -29,15 +30,34 @@ network is a further fit on all crops, for which no crop is left to measure on.
 |---|---|---|
 {overall}
 
-Expected calibration error at equal prevalence: {ece:.3f}.
+Expected calibration error at equal prevalence: {ece:.3f}; bin by bin:
+
+| crops | mean P(atypical) | frequency of atypical at equal prevalence |
+|---|---|---|
+{reliability}
+
+By domain:
 
 | domain | crops | ROC AUC | balanced accuracy | sensitivity | specificity |
 |---|---|---|---|---|---|
 {domains}
 
+{proxies}
 ## Limits
 On tissue, species and scanners that are not listed expect less, above all at the operating point. P(atypical) is for
 equal prevalence of the classes; where atypical figures are rarer, as they are, fewer of those called atypical are.
+"""
+
+
+PROXIES = """## Proxies for slides from elsewhere
+The same crops, measured where it is harder; calibration again from other crops, never from changed ones.
+
+| predictions | ROC AUC | 95 % interval | balanced accuracy | 95 % interval |
+|---|---|---|---|---|
+{rows}
+
+The synthetic shift changes stain, colour, sharpness, noise and compression further than training does
+(`training/shift.py`). It is no substitute for slides of another laboratory.
 """
 
 
@@ -46,14 +66,12 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
 
     Args:
         config: the recipe.
-        metrics: of `training.evaluate.report`.
+        metrics: of `training.evaluate.report_table`, with the shift split's own where there is one.
         calibration: the one stored.
     """
-    from training.evaluate import RESAMPLES
-
+    network = config.network
     overall = "\n".join(
-        f"| {name.replace('_', ' ').replace('roc auc', 'ROC AUC')} | {entry['value']:.3f} "
-        f"| {entry['interval_95'][0]:.3f} to {entry['interval_95'][1]:.3f} |"
+        f"| {name.replace('_', ' ').replace('roc auc', 'ROC AUC')} | {entry['value']:.3f} | {_interval(entry)} |"
         for name, entry in metrics["overall"].items()
     )
     columns = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity")
@@ -61,10 +79,42 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
         f"| {domain} | {entry['crops']} | " + " | ".join(f"{entry[column]:.3f}" for column in columns) + " |"
         for domain, entry in metrics["domains"].items()
     )
+    reliability = "\n".join(
+        f"| {row['crops']} | {row['predicted']:.2f} | {row['observed']:.2f} |" for row in metrics["reliability"]
+    )
+    scales = ", ".join(str(round(network.field_of_view * scale)) for scale in network.scales)
     return TEMPLATE.format(
-        name=config.name, about=config.data.about, version=config.version, backbone=config.network.backbone,
-        field_of_view=config.network.field_of_view, input_size=config.network.input_size,
+        name=config.name, about=config.data.about, version=config.version, backbone=network.backbone,
+        field_of_view=network.field_of_view, input_size=network.input_size,
         scale=calibration.scale, bias=calibration.bias, crops=metrics["crops"], atypical=metrics["atypical"],
         slides=metrics["slides"], seed=config.seed, folds=config.data.folds, resamples=RESAMPLES, overall=overall,
-        ece=metrics["expected_calibration_error"], domains=domains,
+        ece=metrics["expected_calibration_error"], reliability=reliability, domains=domains, proxies=_proxies(metrics),
+        scales=f" and over fields of view of {scales} pixels" if len(network.scales) > 1 else "",
+        members=MEMBERS.format(members=network.members) if network.members > 1 else "",
     )  # fmt: skip
+
+
+MEMBERS = """
+
+It is {members} such networks in one, fitted with different seeds; their logits are averaged. The figures below are of
+single ones: joined, they are expected to do a little better, and to be a little less sure than they might."""
+
+
+def _proxies(metrics: dict) -> str:
+    sources = {"held-out slides under a synthetic shift": metrics["shifted"]}
+    for split in ("sources", "domains"):
+        if f"held_out_{split}" in metrics:
+            what = "data set" if split == "sources" else "domain"
+            sources[f"a whole {what} held out"] = metrics[f"held_out_{split}"]["overall"]
+            sources[f"a whole {what} held out, under the shift"] = metrics[f"held_out_{split}"]["shifted"]
+    rows = "\n".join(
+        f"| {name} | " + " | ".join(
+            f"{figures[key]['value']:.3f} | {_interval(figures[key])}" for key in ("roc_auc", "balanced_accuracy")
+        ) + " |"
+        for name, figures in sources.items()
+    )  # fmt: skip
+    return PROXIES.format(rows=rows)
+
+
+def _interval(entry: dict) -> str:
+    return f"{entry['interval_95'][0]:.3f} to {entry['interval_95'][1]:.3f}"

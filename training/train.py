@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from model.checkpoint import Calibration, Network, WeightsConfig
+from model.classifier import MitosisClassifier
 from model.constants import CLASSES
 from model.errors import UserError
 from training.adapters import merge_adapters
@@ -26,7 +27,7 @@ from training.config import Config, ConfigError, load_config, to_yaml
 from training.datasets import assign_folds, load_crops
 from training.describe import describe
 from training.evaluate import read_predictions, report_table
-from training.fit import fit, predict, preprocessing_of
+from training.fit import fit, join, predict, preprocessing_of
 from training.manifest import Sample, read_manifest
 from training.model_card import model_card
 from training.shift import shifted
@@ -53,13 +54,18 @@ def train(config: Config) -> dict:
     accelerator = accelerator_for(config)
     keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     samples, crops = read_data(config, run, accelerator)
-    table = cross_validate(config, accelerator, samples, crops, run)
-    metrics = report_table(table, config.seed)
-    held_out = read_predictions(table)
-    calibration = fit_calibration(held_out.logits, held_out.labels)
+    splits = [config.data.split] + ([config.data.shift_split] if config.data.shift_split else [])
+    tables = [cross_validate(config, accelerator, samples, crops, run, split) for split in splits]
+    metrics, *shift_metrics = (report_table(table, config.seed) for table in tables)
+    if shift_metrics:
+        metrics[f"held_out_{config.data.shift_split}"] = shift_metrics[0]
+    held_out = [read_predictions(table) for table in tables]
+    calibration = fit_calibration(
+        np.concatenate([of.logits for of in held_out]), np.concatenate([of.labels for of in held_out])
+    )
     logger.info("Held out: %s", json.dumps(metrics["overall"]))
 
-    network = fit(config, accelerator, crops, samples, None, run / "final", config.seed + config.data.folds)
+    network = _fit_final(config, accelerator, samples, crops, run)
     weights = weights_config(config, calibration, metrics)
     texts = {"training.yaml": to_yaml(config), "README.md": model_card(config, metrics, calibration)}
     if config.adapter.rank > 0:
@@ -72,6 +78,21 @@ def train(config: Config) -> dict:
             (output / name).write_text(text, encoding="utf-8")
     logger.info("Wrote %s.", output)
     return metrics
+
+
+def _fit_final(
+    config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray], run: Path
+) -> MitosisClassifier:
+    """The network fitted to all crops, or its members, each with a seed of its own; adapters are not merged yet."""
+    first_seed, members = config.seed + config.data.folds, config.network.members
+    if members == 1:
+        return fit(config, accelerator, crops, samples, None, run / "final", first_seed)
+    if config.adapter.rank > 0:
+        raise ConfigError("Adapters and network.members do not go together; set one of them back.")
+    return join(
+        [fit(config, accelerator, crops, samples, None, run / f"final_{member}", first_seed + member)
+         for member in range(members)]
+    )  # fmt: skip
 
 
 def accelerator_for(config: Config) -> Accelerator:
@@ -103,6 +124,7 @@ def cross_validate(
     samples: Sequence[Sample],
     crops: Sequence[np.ndarray],
     run: Path,
+    split: str,
     view_set: str = VIEWS,
 ) -> Path:
     """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
@@ -113,21 +135,22 @@ def cross_validate(
         samples: all of them.
         crops: theirs.
         run: its folder; what is found there is not done again.
+        split: what a fold is made of (see `training.datasets.assign_folds`).
         view_set: views that predictions are averaged over.
 
     Returns:
-        The table `held_out.csv` with a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
+        The table `held_out_SPLIT.csv`, a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
     """
     labels = np.array([sample.label for sample in samples])
-    held_out = assign_folds(samples, config.data.split, config.data.folds, config.seed)
+    held_out = assign_folds(samples, split, config.data.folds, config.seed)
     logger.info(
         "%d crops (%d atypical) of %d slides, %d folds of %s, on %s.",
-        len(samples), labels.sum(), len({s.group for s in samples}), held_out.max() + 1, config.data.split,
+        len(samples), labels.sum(), len({s.group for s in samples}), held_out.max() + 1, split,
         accelerator.device,
     )  # fmt: skip
     logits = np.empty((len(samples), 2))
     for fold in np.unique(held_out):
-        folder = run / f"fold_{fold}"
+        folder = run / f"{split}_{fold}"
         done = folder / "logits.npy"
         inside, outside = np.flatnonzero(held_out != fold), np.flatnonzero(held_out == fold)
         if not done.is_file():
@@ -145,7 +168,7 @@ def cross_validate(
                 np.save(done, np.stack(predicted, axis=1))
             accelerator.wait_for_everyone()
         logits[outside] = np.load(done, allow_pickle=False)
-    table = run / "held_out.csv"
+    table = run / f"held_out_{split}.csv"
     if accelerator.is_main_process:
         _write_table(table, samples, held_out, logits)
     accelerator.wait_for_everyone()
@@ -204,7 +227,9 @@ def weights_config(config: Config, calibration: Calibration, metrics: dict) -> W
     return WeightsConfig(
         name=config.name,
         version=config.version,
-        network=Network(config.network.backbone, config.network.pooling, config.network.backbone_args),
+        network=Network(
+            config.network.backbone, config.network.pooling, config.network.backbone_args, config.network.members
+        ),
         preprocessing=preprocessing_of(config),
         calibration=calibration,
         dtype=config.stored_dtype,

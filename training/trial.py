@@ -54,7 +54,9 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     start = time.perf_counter()
     samples, crops = read_data(config, run, accelerator)
-    metrics = report_table(cross_validate(config, accelerator, samples, crops, run, VIEWS), config.seed)
+    metrics = report_table(
+        cross_validate(config, accelerator, samples, crops, run, config.data.split, VIEWS), config.seed
+    )
     overall = metrics["overall"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
     domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])
@@ -106,6 +108,12 @@ def _differences(samples: Predictions, figures: list[tuple[np.ndarray, np.ndarra
     return list(np.subtract(values[1], values[0]))
 
 
+def _table_of(trial: str) -> Path:
+    for table in (RUNS / trial).glob("held_out_*.csv"):
+        return table
+    raise UserError(f"{RUNS / trial} holds no predictions; run the trial first.")
+
+
 def _interval(entry: dict) -> str:
     return "{}-{}".format(*entry["interval_95"])
 
@@ -134,10 +142,7 @@ def main() -> None:
         if not arguments.compare:
             _add_row(run_trial(arguments.name, arguments.recipe, arguments.overrides))
             return
-        tables = [RUNS / name / "held_out.csv" for name in (arguments.name, arguments.recipe)]
-        for table in tables:
-            if not table.is_file():
-                raise UserError(f"There is no table {table}; run the trial first.")
+        tables = [_table_of(name) for name in (arguments.name, arguments.recipe)]
         for name, (value, low, high) in compare(*map(read_predictions, tables)).items():
             print(f"{name:28} {value:+.4f}  ({low:+.4f} to {high:+.4f})")
     except UserError as error:
