@@ -5,6 +5,7 @@ table that AMi-Br's crops come with (file, label, dataset, slide and the experts
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,16 +83,31 @@ def read_manifest(root: Path) -> list[Sample]:
 
 
 def write_manifest(root: Path, samples: Sequence[Sample]) -> Path:
-    """Writes `manifest.csv` into a folder, paths inside it relative to it; returns the file's path."""
+    """Writes `manifest.csv` into a folder, paths inside it relative to it; returns the file's path.
+
+    The file is there whole or not at all; one that is there already is replaced.
+
+    Raises:
+        DataError: the folder cannot be written to, or a path is no text.
+    """
     path = root / MANIFEST
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for sample in samples:
-            inside = sample.path.is_relative_to(root)
-            name = (sample.path.relative_to(root) if inside else sample.path.resolve()).as_posix()
-            label = CLASSES[sample.label]
-            writer.writerow([name, label, sample.domain, sample.group, sample.source, f"{sample.agreement:.4g}"])
+    partial = path.with_name(f".{MANIFEST}.{os.getpid()}")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for sample in samples:
+                inside = sample.path.is_relative_to(root)
+                name = (sample.path.relative_to(root) if inside else sample.path.resolve()).as_posix()
+                label = CLASSES[sample.label]
+                writer.writerow([name, label, sample.domain, sample.group, sample.source, f"{sample.agreement:.4g}"])
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}; give a writable folder with space.") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path} cannot be written: {name!a} is no UTF-8 text; rename the file.") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -112,6 +128,8 @@ def read_table(path: Path, advice: str) -> list[dict[str, str]]:
         raise DataError(f"{path} cannot be read ({error.strerror}); {advice}.") from error
     except ValueError as error:
         raise DataError(f"{path} is no UTF-8 text ({error}); save it as CSV in UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV file ({error}); save it as CSV in UTF-8.") from error
 
 
 def vote_share(votes: Sequence[bool], label: int) -> float:
