@@ -1,0 +1,238 @@
+"""Makes one manifest of the data sets a user has downloaded; the crops stay where they are.
+
+.venv/bin/python -m training.prepare OUT --amibr DIR --midog25 DIR --omg-octo DIR --atnorm-br DIR --atnorm-md DIR
+
+Any of the sets may be left out. `training/train.sh RECIPE data.root=OUT` then trains on them. What is there twice is
+used once. Sets take precedence in the order above, whatever the order of the options:
+
+* Of a slide that several sets have crops of, only the first set's are used. So far that is MIDOG 2021's slides, which
+  are in AMi-Br and in MIDOG25.
+* Of crops with the same pixels, the first is used, with its label; that another label was given is said.
+"""
+
+import argparse
+import hashlib
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from model.constants import CLASSES
+from model.crops import read_crops
+from model.errors import CropError, UserError, one_line
+from training.layouts import SETS
+from training.manifest import COLUMNS, MANIFEST, DataError, Sample, read_table, write_manifest
+
+logger = logging.getLogger(__name__)
+
+NAMED = 10
+"""How many of several crops a warning names."""
+
+SAME_SLIDE = "slide in an earlier set"
+SAME_PIXELS = "same pixels as an earlier crop"
+OTHER_LABEL = "same pixels, but another label"
+DOUBTFUL = "label contradicted"
+UNLISTED = "not in the set's table"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Outcome.
+
+    Attributes:
+        manifest: the file written.
+        samples: what is in it.
+        removed: number of crops that are not, by (source, reason).
+    """
+
+    manifest: Path
+    samples: list[Sample]
+    removed: Counter[tuple[str, str]]
+
+
+def prepare(target: Path, folders: dict[str, Path], size: int = 128, show_progress: bool = False) -> Prepared:
+    """Writes `manifest.csv` about the crops of several data sets, or nothing if one of them cannot be used.
+
+    Args:
+        target: folder for the manifest, made when missing.
+        folders: where the sets are, by their keys in `training.layouts.SETS`; at least one.
+        size: height and width that every crop must have, in pixels.
+        show_progress: show a bar on stderr while crops are read.
+
+    Raises:
+        DataError: a set is not laid out as published, a crop is missing, unreadable or of another size, or the manifest
+            cannot be written.
+    """
+    target = target.resolve()
+    _check_target(target)
+    samples: list[Sample] = []
+    removed: Counter[tuple[str, str]] = Counter()
+    for key, (source, read) in SETS.items():
+        if key not in folders:
+            continue
+        data = read(folders[key].resolve())
+        samples += data.samples
+        removed[source, DOUBTFUL] = len(data.doubtful)
+        removed[source, UNLISTED] = len(data.unlisted)
+        _warn(f"crops of {source} are left out, their label being contradicted", data.doubtful)
+        _warn(f"images of {source} are left out, its table not naming them", data.unlisted)
+    samples = drop_shared_slides(samples, removed)
+    samples = drop_same_pixels(samples, size, removed, show_progress)
+    left = sum(sample.source == "AtNorM-MD" for sample in samples)
+    if left and any(sample.group.startswith("MIDOG/") for sample in samples):
+        logger.warning(
+            "AtNorM-MD does not say which of the MIDOG challenges' slides its crops are of: %d of them may be of "
+            "slides of AMi-Br or MIDOG25 on the other side of a split; leave that set out where it matters.",
+            left,
+        )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{target} cannot be made: {error.strerror}; give another folder.") from error
+    return Prepared(write_manifest(target, samples), samples, +removed)
+
+
+def drop_shared_slides(samples: Sequence[Sample], removed: Counter[tuple[str, str]]) -> list[Sample]:
+    """Leaves out crops of slides that an earlier set has crops of, and counts them in `removed`."""
+    first: dict[str, str] = {}
+    kept = []
+    for sample in samples:
+        if first.setdefault(sample.group, sample.source) == sample.source:
+            kept.append(sample)
+        else:
+            removed[sample.source, SAME_SLIDE] += 1
+    return kept
+
+
+def drop_same_pixels(
+    samples: Sequence[Sample], size: int, removed: Counter[tuple[str, str]], show_progress: bool = False
+) -> list[Sample]:
+    """Leaves out crops that show, pixel for pixel, what an earlier one shows, and counts them in `removed`.
+
+    Memory holds one crop at a time and 16 bytes of each.
+
+    Raises:
+        DataError: a crop cannot be read or has another size; all are read before.
+    """
+    first: dict[bytes, Sample] = {}
+    kept, contradictions, bad = [], [], []
+    for sample in tqdm(samples, desc="Reading crops", unit=" crops", disable=not show_progress):
+        try:
+            crop = read_crop(sample.path, size)
+        except CropError as error:
+            bad.append(str(error))
+            continue
+        earlier = first.setdefault(hashlib.blake2b(crop, digest_size=16).digest(), sample)
+        if earlier is sample:
+            kept.append(sample)
+            continue
+        removed[sample.source, SAME_PIXELS if earlier.label == sample.label else OTHER_LABEL] += 1
+        if earlier.label != sample.label:
+            contradictions.append(
+                f"{sample.path} ({CLASSES[sample.label]}) is {earlier.path} ({CLASSES[earlier.label]})"
+            )
+    if bad:
+        for sentence in bad[1 : NAMED + 1]:
+            logger.error("%s", sentence)
+        others = f" ({len(bad) - 1} more crops cannot be used either)" if len(bad) > 1 else ""
+        raise DataError(f"{bad[0].rstrip('.')}{others}.")
+    _warn("crops are left out, an earlier one having the same pixels and another label", contradictions)
+    return kept
+
+
+def read_crop(path: Path, size: int) -> np.ndarray:
+    """Reads the one crop of a file: (size, size, 3) uint8 RGB.
+
+    Raises:
+        CropError: it cannot be read, is not the only one, or has another size.
+    """
+    pages = read_crops(path)
+    if len(pages) != 1:
+        raise CropError(f"{path} holds {len(pages)} crops; give one crop a file.")
+    height, width = pages[0].shape[:2]
+    if (height, width) != (size, size):
+        raise CropError(
+            f"{path} is {width} x {height} pixels instead of {size} x {size}; replace or remove it, or give --size "
+            "if all crops are that large."
+        )
+    return pages[0]
+
+
+def summary(prepared: Prepared) -> str:
+    """Tables of the crops by source, domain and class, and of those left out by source and reason."""
+    parts: dict[tuple[str, str], list[Sample]] = {}
+    for sample in sorted(prepared.samples, key=lambda sample: sample.domain):
+        parts.setdefault((sample.source, sample.domain), []).append(sample)
+    order = [source for source, _ in SETS.values()]
+    rows = [("source", "domain", "groups", *CLASSES)]
+    for key in sorted(parts, key=lambda key: order.index(key[0])):
+        rows.append((*key, *_counts(parts[key])))
+    text = _aligned([*rows, ("all", "", *_counts(prepared.samples))])
+    if prepared.removed:
+        left_out = [(source, reason, count) for (source, reason), count in prepared.removed.items()]
+        left_out.sort(key=lambda row: order.index(row[0]))
+        text += "\n\n" + _aligned([("source", "left out", "crops"), *left_out])
+    return text
+
+
+def _counts(samples: Sequence[Sample]) -> tuple[int, ...]:
+    """Number of groups, and of crops of each class."""
+    labels = Counter(sample.label for sample in samples)
+    return len({sample.group for sample in samples}), *(labels[label] for label in range(len(CLASSES)))
+
+
+def _check_target(target: Path) -> None:
+    """Keeps a set's own `manifest.csv` from being replaced."""
+    path = target / MANIFEST
+    if path.exists():
+        rows = read_table(path, "give another folder")
+        if rows and tuple(rows[0]) != COLUMNS:
+            raise DataError(f"{path} was not written by this program; give another folder for the new manifest.")
+
+
+def _warn(what: str, crops: Sequence[object]) -> None:
+    """Says how many crops something is true of, and names the first of them."""
+    if crops:
+        more = [f"and {len(crops) - NAMED} more"] if len(crops) > NAMED else []
+        logger.warning("%d %s:\n  %s", len(crops), what, "\n  ".join([*map(str, crops[:NAMED]), *more]))
+
+
+def _aligned(rows: Sequence[Sequence[object]]) -> str:
+    """A table in columns, numbers to the right."""
+    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [str(c).rjust(w) if isinstance(c, int) else str(c).ljust(w) for c, w in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: the folder for the manifest and those of the data sets."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.prepare", description="Write one manifest of the downloaded data sets' crops."
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help=f"folder for {MANIFEST}")
+    for key, (source, _) in SETS.items():
+        parser.add_argument(f"--{key.replace('_', '-')}", type=Path, metavar="DIR", help=f"folder of {source}")
+    parser.add_argument("--size", type=int, default=128, help="height and width of all crops in pixels (128)")
+    parsed = parser.parse_args(arguments)
+    folders = {key: getattr(parsed, key) for key in SETS if getattr(parsed, key) is not None}
+    if not folders:
+        parser.error("give the folder of at least one data set")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        prepared = prepare(parsed.out, folders, parsed.size, show_progress=sys.stderr.isatty())
+    except UserError as error:
+        sys.exit(one_line(error))
+    print(summary(prepared))
+    print(f"\n{prepared.manifest}")
+
+
+if __name__ == "__main__":
+    main()
