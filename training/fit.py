@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def fit(
         figures = {"loss/train": loss, "learning_rate": schedule.get_last_lr()[0]}
         if validation is not None:
             with average.applied_to(plain):
-                logits = predict(plain, preprocessing, validation[0], "none", accelerator)
+                logits = predict(plain, replace(preprocessing, scales=(1.0,)), validation[0], "none", accelerator)
             figures["roc_auc/validation"] = float(roc_auc_score(validation[1], logits))
         logger.info(
             "%s epoch %d/%d  %s",
