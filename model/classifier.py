@@ -9,14 +9,11 @@ from torch import Tensor, nn
 from model.lean_timm import timm
 
 
-class JoinedBackbones(nn.Module):
-    """Several backbones that see the same image, their features side by side.
-
-    A linear layer on joined features is the sum of linear layers on each, so the mean logit of an ensemble of
-    classifiers is one classifier whose backbone is this.
+class BackbonePerScale(nn.Module):
+    """Backbones of which each sees another field of view of a crop, their features side by side.
 
     Args:
-        members: timm backbones without classifier.
+        members: timm backbones without classifier, in the order of the scales.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -25,8 +22,11 @@ class JoinedBackbones(nn.Module):
         self.head_hidden_size = sum(member.head_hidden_size for member in members)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, F1 + F2 + ...) of images (N, 3, S, S)."""
-        return torch.cat([member(images) for member in self.members], dim=1)
+        """Features (N, F1 + F2 + ...) of images (N, 3 K, S, S), three channels for each of the K members."""
+        parts = images.split(3, dim=1)
+        return torch.cat(
+            [member(_channels_last(part)) for member, part in zip(self.members, parts, strict=True)], dim=1
+        )
 
 
 class MitosisClassifier(nn.Module):
@@ -39,7 +39,7 @@ class MitosisClassifier(nn.Module):
         pooling: what becomes of the last feature map or tokens: timm's `global_pool` (`avg`, `token`, ...).
         backbone_args: further arguments of `timm.create_model`.
         dropout: probability of dropping a pooled feature in training.
-        members: number of such backbones in an ensemble.
+        members: number of such backbones: 1 for all fields of view, or one for each.
 
     Raises:
         RuntimeError: timm knows no such architecture.
@@ -58,21 +58,29 @@ class MitosisClassifier(nn.Module):
             timm.create_model(backbone, pretrained=False, num_classes=0, global_pool=pooling, **(backbone_args or {}))
             for _ in range(members)
         ]
-        self.backbone = backbones[0] if members == 1 else JoinedBackbones(backbones)
+        self.backbone = backbones[0] if members == 1 else BackbonePerScale(backbones)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.backbone.head_hidden_size, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images.
+        """Logits of crops: the mean over their fields of view.
 
         The head runs in its own precision also under autocast: a logit rounded to bfloat16 keeps two to three digits.
 
         Args:
-            images: (N, 3, S, S), normalised.
+            images: (N, 3 K, S, S), normalised, K fields of view of each crop (see `model.preprocessing`).
 
         Returns:
             (N,), of the type of the head's weights.
         """
-        features = self.backbone(images)
+        if isinstance(self.backbone, BackbonePerScale):
+            features = self.backbone(images)
+        else:
+            features = self.backbone(_channels_last(images.unflatten(1, (-1, 3)).flatten(0, 1)))
         with torch.autocast(images.device.type, enabled=False):
-            return self.head(self.dropout(features.to(self.head.weight.dtype))).squeeze(1)
+            logits = self.head(self.dropout(features.to(self.head.weight.dtype))).squeeze(1)
+        return logits.view(len(images), -1).mean(dim=1)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)

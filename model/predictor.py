@@ -48,12 +48,11 @@ class Predictor:
         self.device = choose_device(device)
         self.dtype = dtype or choose_dtype(self.device)
         self.view_set = view_set
-        views.count(view_set)  # an unknown one is refused before anything is loaded
+        self.views = views.count(view_set)
         self.batch_size = BATCH_SIZE[self.device.type] if batch_size is None else batch_size
         if self.batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
         network, self.config = checkpoint.load(folder)
-        self.views = views.count(view_set) * len(self.config.preprocessing.scales)
         network.backbone.to(self.dtype)
         network.head.float()
         try:
@@ -126,10 +125,10 @@ def view_averaged_logits(
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
 ) -> np.ndarray:
-    """Logits averaged over views and the preprocessing's scales, before calibration.
+    """Logits averaged over views, before calibration.
 
     Args:
-        network: gives (B,) logits of (B, 3, S, S) images; in evaluation mode, on `device`.
+        network: gives (B,) logits of the images of `preprocessing.network_input`; in evaluation mode, on `device`.
         preprocessing: the one the network was trained with.
         fields: (N, F, F, 3) uint8, from `preprocessing.field`.
         view_set: one of `model.constants.VIEW_SETS`.
@@ -146,14 +145,10 @@ def view_averaged_logits(
     averaged = []
     with tqdm(total=len(fields), unit="crop", leave=False, disable=not progress) as bar:
         for chunk in fields.split(crops_per_batch):
-            chunk = chunk.to(device)
-            logits = []
-            for scale in preprocessing.scales:
-                images = preprocessing.network_input(chunk, scale).to(dtype)
-                parts = views.expand(images, view_set).split(batch_size)
-                of_views = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
-                logits.append(views.average(of_views.double(), view_set))
-            averaged.append(torch.stack(logits).mean(dim=0))
+            images = preprocessing.network_input(chunk.to(device)).to(dtype)
+            parts = views.expand(images, view_set).split(batch_size)
+            logits = torch.cat([network(part) for part in parts])
+            averaged.append(views.average(logits.double(), view_set))
             bar.update(len(chunk))
     return torch.cat(averaged).cpu().numpy()
 

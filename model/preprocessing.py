@@ -21,7 +21,7 @@ class Preprocessing:
         input_size: side of the network's input, in pixels; the field of view is resized to it.
         mean: per-channel (R, G, B) mean subtracted from values in [0, 1].
         std: per-channel (R, G, B) divisor after that.
-        scales: fields of view whose logits are averaged, in units of `field_of_view`.
+        scales: fields of view that the network gets of a crop, in units of `field_of_view`.
     """
 
     field_of_view: int
@@ -75,24 +75,27 @@ class Preprocessing:
             fields[number - 1] = crop[top : top + side, left : left + side]
         return torch.from_numpy(fields)
 
-    def network_input(self, fields: Tensor, scale: float | None = None) -> Tensor:
+    def network_input(self, fields: Tensor) -> Tensor:
         """Resizes (bilinear, antialiased) and normalises fields of view, on the device they are on.
 
         Args:
             fields: (N, F, F, 3) uint8, from `field`.
-            scale: of the field of view to take from the middle; None for the largest of `scales`.
 
         Returns:
-            (N, 3, S, S) float32, channels-last in memory, S being `input_size`.
+            (N, 3 K, S, S) float32, K being the number of scales and S `input_size`: R, G, B of the first scale's field
+            of view, then of the next.
         """
-        side = self.largest_side if scale is None else self.side(scale)
-        start = (fields.shape[1] - side) // 2
-        fields = fields[:, start : start + side, start : start + side]
         images = fields.permute(0, 3, 1, 2).float().div_(255)
-        if side != self.input_size:
-            size = (self.input_size, self.input_size)
-            images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        return self.normalise(images).contiguous(memory_format=torch.channels_last)
+        return torch.cat([self.normalise(self._resized(images, scale)) for scale in self.scales], dim=1)
+
+    def _resized(self, images: Tensor, scale: float) -> Tensor:
+        side = self.side(scale)
+        start = (images.shape[-1] - side) // 2
+        images = images[..., start : start + side, start : start + side]
+        if side == self.input_size:
+            return images
+        size = (self.input_size, self.input_size)
+        return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtracts the mean and divides by the standard deviation: (N, 3, H, W) float in [0, 1] to the same shape."""

@@ -183,9 +183,9 @@ def test_joined_classifiers_give_the_mean_of_their_logits_before_and_after_stori
     with torch.no_grad():
         for member in members:
             member.head.bias.normal_()
-    images = torch.randn(4, 3, 64, 64)
+    images = torch.randn(4, 9, 64, 64)
     with torch.inference_mode():
-        expected = torch.stack([member(images) for member in members]).mean(dim=0)
+        expected = torch.stack([m(part) for m, part in zip(members, images.split(3, dim=1), strict=True)]).mean(dim=0)
         joined = join(members)
         torch.testing.assert_close(joined(images), expected)
     config = replace(checkpoint.read_config(small_weights), network=Network("test_efficientnet", members=3))

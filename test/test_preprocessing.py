@@ -51,12 +51,14 @@ def test_senseless_settings_are_refused(bad: tuple) -> None:
         Preprocessing(*bad)
 
 
-def test_a_scale_takes_the_middle_of_the_largest_field(crops: list[np.ndarray]) -> None:
+def test_each_scale_takes_the_middle_of_the_largest_field(crops: list[np.ndarray]) -> None:
     several = Preprocessing(78, 64, (0.5,) * 3, (0.5,) * 3, (1.0, 0.82, 1.23))
     fields = several.field(crops)
     assert fields.shape == (5, 96, 96, 3)
-    for scale, side in ((0.82, 64), (1.0, 78), (1.23, 96)):
+    images = several.network_input(fields)
+    assert images.shape == (5, 9, 64, 64)
+    for part, side in zip(images.split(3, dim=1), (78, 64, 96), strict=True):
         alone = Preprocessing(side, 64, (0.5,) * 3, (0.5,) * 3)
-        assert torch.equal(several.network_input(fields, scale), alone.network_input(alone.field(crops)))
+        assert torch.equal(part, alone.network_input(alone.field(crops)))
     with pytest.raises(ValueError, match="positive scales"):
         Preprocessing(78, 64, (0.5,) * 3, (0.5,) * 3, ())

@@ -24,7 +24,8 @@ from training.train import CONFIGS, main, train
 
 OVERRIDES = [
     "name=tiny", "network.backbone=test_efficientnet", "network.pretrained=''", "network.input_size=32",
-    "data.folds=2", "data.workers=0", "optimisation.epochs=4", "optimisation.batch_size=8",
+    "network.scales=[1.0]", "network.backbone_per_scale=false",
+    "data.folds=2", "data.workers=0", "data.soft_labels=false", "optimisation.epochs=4", "optimisation.batch_size=8",
     "optimisation.average_decay=0.8", "augmentation.brightness=0.02", "augmentation.contrast=0.02",
     "augmentation.stain=0", "augmentation.gamma=0", "augmentation.noise=2", "stored_dtype=float32",
 ]  # fmt: skip
@@ -121,13 +122,15 @@ def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path:
     ]  # fmt: skip
 
 
-def test_members_are_joined_and_a_data_set_held_out_counts_in_the_calibration(data: Path, tmp_path: Path) -> None:
+def test_each_field_of_view_gets_a_backbone_and_data_sets_are_held_out_whole(data: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(data, tmp_path / "data"))
     manifest = (copied / "manifest.csv").read_text().splitlines()
     manifest[1:49] = [line.replace("MIDOG21", "TUPAC16") for line in manifest[1:49]]
     (copied / "manifest.csv").write_text("\n".join(manifest))
     metrics = train(
-        config_for(copied, tmp_path, "network.members=2", "data.shift_split=sources", "network.scales=[1.0,0.8]")
+        config_for(
+            copied, tmp_path, "network.backbone_per_scale=true", "network.scales=[1.0,0.8]", "data.shift_split=sources"
+        )
     )
     assert metrics["held_out_sources"]["crops"] == 96 and metrics["held_out_sources"] != metrics["overall"]
     network, weights = checkpoint.load(tmp_path / "weights")
@@ -136,7 +139,11 @@ def test_members_are_joined_and_a_data_set_held_out_counts_in_the_calibration(da
     first, second = (member.state_dict() for member in network.backbone.members)
     assert any(not torch.equal(first[name], second[name]) for name in first)
     card = " ".join((tmp_path / "weights" / "README.md").read_text().split())
-    assert "It is 2 such networks in one" in card and "a whole data set held out" in card and "78, 62 pixels" in card
+    assert (
+        "Each field of view has a backbone of its own" in card
+        and "a whole data set held out" in card
+        and "78, 62 pixels" in card
+    )
 
 
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ class DataConfig:
         split: what is held out in turn (see `training.datasets.assign_folds`): `slides`, `domains` or `sources`.
         folds: number of folds that the slides are spread over.
         shift_split: `domains` or `sources` fits further networks that hold these out; the calibration then stands on
-            both kinds of held-out predictions. Empty for none.
+            both kinds of held-out predictions. Empty for none; without effect where there is only one.
         soft_labels: train on the share of experts that called a crop atypical instead of on their majority.
         workers: processes that prepare crops; 0 prepares them in the training process.
     """
@@ -50,8 +50,9 @@ class NetworkConfig:
 
     Attributes:
         pretrained: where the backbone's weights come from (see `training.pretrained`); empty for random numbers.
-        members: networks that are fitted to all crops with seeds of their own and joined in one; their logits are
-            averaged. Held-out crops are predicted by one each.
+        scales: fields of view whose logits are averaged, in units of `field_of_view`; training sees the first, 1.
+        backbone_per_scale: fit a backbone to each of these fields of view at the end, and join them in one network;
+            otherwise one serves them all, as in the folds in any case.
     """
 
     backbone: str = MISSING
@@ -64,7 +65,7 @@ class NetworkConfig:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     scales: list[float] = field(default_factory=lambda: [1.0])
-    members: int = 1
+    backbone_per_scale: bool = False
 
 
 @dataclass

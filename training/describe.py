@@ -23,7 +23,7 @@ def describe(config: Config) -> dict[str, Any]:
     """A recipe in figures.
 
     Returns:
-        members: networks that are fitted and joined; the other figures are of one.
+        backbones: that are fitted and joined in one network; the other figures are of one, at one field of view.
         total_parameters: of the network with its head, without adapters.
         trainable_parameters: adapters and head, or everything.
         lora_parameters: of the adapters.
@@ -50,7 +50,7 @@ def describe(config: Config) -> dict[str, Any]:
     activations = _kept_bytes(network, image, config) * (HALF / SINGLE if half else 1) * optimisation.batch_size
     states = SINGLE * total + SINGLE * 4 * trainable + (HALF * total if half else 0)
     return {
-        "members": config.network.members,
+        "backbones": len(config.network.scales) if config.network.backbone_per_scale else 1,
         "total_parameters": total,
         "trainable_parameters": trainable,
         "lora_parameters": sum(parameter.numel() for parameter in adapters.values()),

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model.classifier import JoinedBackbones, MitosisClassifier
+from model.classifier import BackbonePerScale, MitosisClassifier
 from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
 from training.adapters import add_adapters
@@ -144,18 +144,18 @@ def fit(
 
 @torch.no_grad()
 def join(members: Sequence[MitosisClassifier]) -> MitosisClassifier:
-    """One classifier whose logit is the mean of the members' logits.
+    """One classifier in which each member sees its own field of view; its logit is the mean of theirs.
+
+    A linear layer on features side by side is the sum of linear layers on each of them.
 
     Args:
-        members: at least one, of the same architecture.
+        members: of the same architecture, in the order of the preprocessing's scales.
 
     Returns:
-        In evaluation mode, on the members' device; its tensors are copies, or the only member itself.
+        In evaluation mode, on the members' device; its tensors are copies.
     """
-    if len(members) == 1:
-        return members[0]
     joined = copy.deepcopy(members[0])
-    joined.backbone = JoinedBackbones([copy.deepcopy(member.backbone) for member in members])
+    joined.backbone = BackbonePerScale([copy.deepcopy(member.backbone) for member in members])
     joined.head = nn.Linear(joined.backbone.head_hidden_size, 1).to(members[0].head.weight.device)
     joined.head.weight.copy_(torch.cat([member.head.weight for member in members], dim=1) / len(members))
     joined.head.bias.copy_(torch.stack([member.head.bias for member in members]).mean(dim=0))

@@ -23,7 +23,7 @@ Seed {seed}; every setting is in `training.yaml`.
 
 ## Figures
 Measured on slides that the measured network was not trained on ({folds} folds grouped by slide and stratified by label;
-calibration fitted on the other folds; eight views; 95 % intervals over {resamples} resamplings of slides). The stored
+calibration fitted on the other folds; four views; 95 % intervals over {resamples} resamplings of slides). The stored
 network is a further fit on all crops, for which no crop is left to measure on.
 
 | figure | value | 95 % interval |
@@ -90,14 +90,14 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
         slides=metrics["slides"], seed=config.seed, folds=config.data.folds, resamples=RESAMPLES, overall=overall,
         ece=metrics["expected_calibration_error"], reliability=reliability, domains=domains, proxies=_proxies(metrics),
         scales=f" and over fields of view of {scales} pixels" if len(network.scales) > 1 else "",
-        members=MEMBERS.format(members=network.members) if network.members > 1 else "",
+        members=MEMBERS if network.backbone_per_scale else "",
     )  # fmt: skip
 
 
 MEMBERS = """
 
-It is {members} such networks in one, fitted with different seeds; their logits are averaged. The figures below are of
-single ones: joined, they are expected to do a little better, and to be a little less sure than they might."""
+Each field of view has a backbone of its own, fitted with a seed of its own. The figures below are of networks with one
+backbone for all: the stored one is expected to do a little better, and to be a little less sure than it might."""
 
 
 def _proxies(metrics: dict) -> str:

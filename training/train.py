@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,8 @@ from training.weights import merge_checked, save_adapter, save_checked
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
-VIEWS = "d4"
-"""Views that held-out predictions are averaged over, the container's default: the calibration is for them."""
+VIEWS = "rot4"
+"""Views that held-out predictions are averaged over: half of the container's default, in half of the time."""
 
 
 def train(config: Config) -> dict:
@@ -54,11 +55,13 @@ def train(config: Config) -> dict:
     accelerator = accelerator_for(config)
     keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     samples, crops = read_data(config, run, accelerator)
-    splits = [config.data.split] + ([config.data.shift_split] if config.data.shift_split else [])
+    splits = [config.data.split]
+    if config.data.shift_split and len({getattr(sample, config.data.shift_split[:-1]) for sample in samples}) > 1:
+        splits.append(config.data.shift_split)
     tables = [cross_validate(config, accelerator, samples, crops, run, split) for split in splits]
     metrics, *shift_metrics = (report_table(table, config.seed) for table in tables)
-    if shift_metrics:
-        metrics[f"held_out_{config.data.shift_split}"] = shift_metrics[0]
+    for split, of_split in zip(splits[1:], shift_metrics, strict=True):
+        metrics[f"held_out_{split}"] = of_split
     held_out = [read_predictions(table) for table in tables]
     calibration = fit_calibration(
         np.concatenate([of.logits for of in held_out]), np.concatenate([of.labels for of in held_out])
@@ -83,16 +86,18 @@ def train(config: Config) -> dict:
 def _fit_final(
     config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray], run: Path
 ) -> MitosisClassifier:
-    """The network fitted to all crops, or its members, each with a seed of its own; adapters are not merged yet."""
-    first_seed, members = config.seed + config.data.folds, config.network.members
-    if members == 1:
-        return fit(config, accelerator, crops, samples, None, run / "final", first_seed)
+    """The network fitted to all crops; adapters are not merged yet."""
+    seed = config.seed + config.data.folds
+    if not config.network.backbone_per_scale:
+        return fit(config, accelerator, crops, samples, None, run / "final", seed)
     if config.adapter.rank > 0:
-        raise ConfigError("Adapters and network.members do not go together; set one of them back.")
-    return join(
-        [fit(config, accelerator, crops, samples, None, run / f"final_{member}", first_seed + member)
-         for member in range(members)]
-    )  # fmt: skip
+        raise ConfigError("Adapters and network.backbone_per_scale do not go together; set one of them back.")
+    members = []
+    for number, scale in enumerate(config.network.scales):
+        side = preprocessing_of(config).side(scale)
+        of_scale = replace(config, network=replace(config.network, field_of_view=side, scales=[1.0]))
+        members.append(fit(of_scale, accelerator, crops, samples, None, run / f"final_{side}", seed + number))
+    return join(members)
 
 
 def accelerator_for(config: Config) -> Accelerator:
@@ -125,7 +130,6 @@ def cross_validate(
     crops: Sequence[np.ndarray],
     run: Path,
     split: str,
-    view_set: str = VIEWS,
 ) -> Path:
     """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
 
@@ -136,7 +140,6 @@ def cross_validate(
         crops: theirs.
         run: its folder; what is found there is not done again.
         split: what a fold is made of (see `training.datasets.assign_folds`).
-        view_set: views that predictions are averaged over.
 
     Returns:
         The table `held_out_SPLIT.csv`, a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
@@ -162,7 +165,7 @@ def cross_validate(
             merge_adapters(network)
             moved = shifted(validation, [samples[i].group for i in outside], config.seed)
             predicted = [
-                predict(network, preprocessing_of(config), of, view_set, accelerator) for of in (validation, moved)
+                predict(network, preprocessing_of(config), of, VIEWS, accelerator) for of in (validation, moved)
             ]
             if accelerator.is_main_process:
                 np.save(done, np.stack(predicted, axis=1))
@@ -228,7 +231,10 @@ def weights_config(config: Config, calibration: Calibration, metrics: dict) -> W
         name=config.name,
         version=config.version,
         network=Network(
-            config.network.backbone, config.network.pooling, config.network.backbone_args, config.network.members
+            config.network.backbone,
+            config.network.pooling,
+            config.network.backbone_args,
+            members=len(config.network.scales) if config.network.backbone_per_scale else 1,
         ),
         preprocessing=preprocessing_of(config),
         calibration=calibration,

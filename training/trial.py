@@ -29,8 +29,6 @@ COLUMNS = (
     "balanced_accuracy_95", "shifted_roc_auc", "shifted_balanced_accuracy", "minutes",
 )  # fmt: skip
 RESAMPLES = 1000
-VIEWS = "rot4"
-"""Half of the container's: its ranking of changes is the same, in half of the time."""
 
 
 def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str]:
@@ -54,9 +52,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     start = time.perf_counter()
     samples, crops = read_data(config, run, accelerator)
-    metrics = report_table(
-        cross_validate(config, accelerator, samples, crops, run, config.data.split, VIEWS), config.seed
-    )
+    metrics = report_table(cross_validate(config, accelerator, samples, crops, run, config.data.split), config.seed)
     overall = metrics["overall"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
     domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])
