@@ -40,7 +40,8 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
         overrides: `key=value`.
 
     Returns:
-        The row of the table: `COLUMNS`. domain_roc_auc is the mean of the domains' own; shifted is `training.shift`.
+        The row of the table: `COLUMNS`. The recipe's version says what the changes are from, domain_roc_auc is the
+        mean of the domains' own, and shifted is `training.shift`.
 
     Raises:
         UserError: with a sentence for the user.
@@ -57,7 +58,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
     domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])
     values = (
-        name, recipe, " ".join(changes), config.data.split, config.seed,
+        name, f"{config.name} {config.version}", " ".join(changes), config.data.split, config.seed,
         overall["roc_auc"]["value"], _interval(overall["roc_auc"]), f"{domain_roc_auc:.4f}",
         overall["balanced_accuracy"]["value"], _interval(overall["balanced_accuracy"]),
         metrics["shifted"]["roc_auc"]["value"], metrics["shifted"]["balanced_accuracy"]["value"],
