@@ -1,8 +1,10 @@
 """What is promised of the weights that are shipped."""
 
+import json
+
 import numpy as np
 import torch
-from conftest import DEFAULT_WEIGHTS
+from conftest import DEFAULT_WEIGHTS, REPOSITORY
 
 from model import checkpoint
 from model.predictor import Predictor
@@ -15,6 +17,15 @@ def test_they_are_small_and_complete() -> None:
     assert config.training["held_out"]["roc_auc"]["value"] >= 0.89
     assert config.training["held_out"]["balanced_accuracy"]["value"] >= 0.80
     assert "It is no medical device" in " ".join((DEFAULT_WEIGHTS / "README.md").read_text().split())
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    metrics = json.loads((DEFAULT_WEIGHTS / "metrics.json").read_text())
+    for name, entry in metrics["overall"].items():
+        low, high = entry["interval_95"]
+        label = name.replace("_", " ").replace("roc auc", "ROC AUC")
+        assert f"| {label} | {entry['value']:.3f} | {low:.3f} to {high:.3f} |" in readme
 
 
 def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tuple) -> None:
