@@ -149,7 +149,7 @@ def test_whole_domains_are_held_out_one_after_the_other() -> None:
     domains = assign_folds(samples, "domains", 4, seed=0)
     assert domains.tolist() == [0, 0, 1, 1] * 3
     assert assign_folds(samples, "sources", 4, seed=0).tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    with pytest.raises(DataError, match=r"data\.split=sources cannot hold out 'x'"):
+    with pytest.raises(DataError, match="The source 'x' cannot be held out"):
         assign_folds([*samples[:1], *samples[2:3], *samples[4:]], "sources", 4, seed=0)
 
 

@@ -18,7 +18,7 @@ from model.predictor import Predictor
 from training import fit as fit_module
 from training.config import Config, ConfigError, load_config
 from training.engine import DivergedError, parameter_groups, warmup_cosine
-from training.fit import fit
+from training.fit import fit, targets_and_weights
 from training.manifest import Sample
 from training.train import CONFIGS, main, train
 
@@ -132,7 +132,7 @@ def test_each_field_of_view_gets_a_backbone_and_data_sets_are_held_out_whole(dat
             copied, tmp_path, "network.backbone_per_scale=true", "network.scales=[1.0,0.8]", "data.shift_split=sources"
         )
     )
-    assert metrics["held_out_sources"]["crops"] == 96 and metrics["held_out_sources"] != metrics["overall"]
+    assert metrics["held_out_sources"]["crops"] == 96 and metrics["held_out_sources"]["overall"] != metrics["overall"]
     network, weights = checkpoint.load(tmp_path / "weights")
     assert weights.network.members == 2 and weights.preprocessing.scales == (1.0, 0.8)
     assert network.head.weight.shape[1] == network.backbone.head_hidden_size
@@ -144,6 +144,38 @@ def test_each_field_of_view_gets_a_backbone_and_data_sets_are_held_out_whole(dat
         and "a whole data set held out" in card
         and "78, 62 pixels" in card
     )
+
+
+def test_votes_become_targets_and_rare_domains_weigh_more(data: Path, tmp_path: Path) -> None:
+    samples = [Sample(Path(f"{i}.png"), i % 2, "ab"[i > 5], "slide", "x", 2 / 3 if i < 2 else 1.0) for i in range(8)]
+    hard = config_for(data, tmp_path, "optimisation.balance=0")
+    targets, weights = targets_and_weights(hard, samples)
+    assert targets.tolist() == [0, 1] * 4 and weights.tolist() == [1] * 8
+    both = config_for(data, tmp_path, "optimisation.balance=0", "data.soft_labels=true", "loss.domain_weighted=true")
+    targets, weights = targets_and_weights(both, samples)
+    assert targets.tolist() == pytest.approx([1 / 3, 2 / 3, *[0, 1] * 3])
+    assert weights[7] > 1 > weights[0] and weights.mean() == pytest.approx(1)
+
+
+def test_a_recipe_with_every_option_learns(data: Path, tmp_path: Path) -> None:
+    metrics = train(
+        config_for(
+            data, tmp_path, "loss.domain_weighted=true", "augmentation.mixup=0.2", "augmentation.cutmix=1.0",
+            "augmentation.mixed=0.3", "augmentation.elastic=1.0", "optimisation.accumulation=2",
+            "optimisation.epochs=12",
+        )
+    )  # fmt: skip
+    assert metrics["overall"]["roc_auc"]["value"] > 0.8
+
+
+def test_settings_that_contradict_each_other_are_refused_at_once(data: Path, tmp_path: Path) -> None:
+    for overrides, sentence in (
+        (["adapter.rank=4", "network.backbone_per_scale=true"], "do not go together"),
+        (["data.shift_split=slides"], r"data\.shift_split is slides; leave it empty"),
+        (["optimisation.precision=fp32"], "choose among no, bf16, fp16, auto"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            config_for(data, tmp_path, *overrides)
 
 
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

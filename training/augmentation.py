@@ -123,19 +123,20 @@ def augment(crops: Tensor, numbers: dict[str, Tensor], preprocessing: Preprocess
     return preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
 
 
-def mix(images: Tensor, targets: Tensor, numbers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mixes crops and their targets with those of the batch in reverse order.
+def mix(images: Tensor, targets: Tensor, weights: Tensor, numbers: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixes crops, their targets and weights with those of the batch in reverse order.
 
     MixUp (Zhang et al. 2018, arXiv 1710.09412, eq. 1) adds a share of another image, CutMix (Yun et al. 2019, arXiv
-    1905.04899, section 3.1) puts a rectangle of it; the targets are mixed by the shares.
+    1905.04899, section 3.1) puts a rectangle of it; targets and weights are mixed by the shares.
 
     Args:
         images: (N, 3, S, S).
         targets: (N,) 0 to 1.
+        weights: (N,) in the loss.
         numbers: `own_share` (N,) and `rectangle` (N, 4), left, top, right, bottom as fractions of the side.
 
     Returns:
-        Mixed images and targets, of the same shapes.
+        Mixed images, targets and weights, of the same shapes.
     """
     rectangle, side = numbers["rectangle"], images.shape[-1]
     pixel = (torch.arange(side, device=images.device) + 0.5) / side
@@ -143,10 +144,11 @@ def mix(images: Tensor, targets: Tensor, numbers: dict[str, Tensor]) -> tuple[Te
     inside = down[:, :, None] & across[:, None, :]
     own = numbers["own_share"].view(-1, 1, 1) * ~inside
     if bool((own == 1).all()):
-        return images, targets
+        return images, targets, weights
     share = own.mean(dim=(1, 2))
     mixed = torch.lerp(images.flip(0), images, own.unsqueeze(1))
-    return mixed.contiguous(memory_format=torch.channels_last), torch.lerp(targets.flip(0), targets, share)
+    targets, weights = (torch.lerp(of.flip(0), of, share) for of in (targets, weights))
+    return mixed.contiguous(memory_format=torch.channels_last), targets, weights
 
 
 def change_stain(images: Tensor, numbers: dict[str, Tensor]) -> Tensor:

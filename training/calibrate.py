@@ -43,7 +43,11 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def cross_calibrate(
-    logits: np.ndarray, labels: np.ndarray, held_out: np.ndarray, of: np.ndarray | None = None
+    logits: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    of: np.ndarray | None = None,
+    further: np.ndarray | None = None,
 ) -> np.ndarray:
     """P(atypical) in which no sample had a part in its own calibration.
 
@@ -52,13 +56,17 @@ def cross_calibrate(
         labels: (N,) 0 or 1.
         held_out: (N,) fold in which each sample was held out; its calibration is fitted on all other folds.
         of: (N,) the logits to calibrate, when they are others than those the calibrations are fitted on.
+        further: (N,) other held-out logits of the same samples, on which the calibrations are fitted, too.
 
     Returns:
         (N,).
     """
     of = logits if of is None else of
+    fitted_on = [logits] if further is None else [logits, further]
     probabilities = np.empty(len(logits))
     for fold in np.unique(held_out):
         inside = held_out == fold
-        probabilities[inside] = calibrate(of[inside], fit_calibration(logits[~inside], labels[~inside]))
+        outside = np.concatenate([part[~inside] for part in fitted_on])
+        calibration = fit_calibration(outside, np.tile(labels[~inside], len(fitted_on)))
+        probabilities[inside] = calibrate(of[inside], calibration)
     return probabilities

@@ -16,6 +16,9 @@ SPLITS = ("slides", "domains", "sources")
 """What a fold is made of: some slides of every domain, or all of one domain, or all of one data set."""
 
 
+PRECISIONS = ("no", "bf16", "fp16", "auto")
+
+
 class ConfigError(UserError):
     """The configuration cannot be used."""
 
@@ -174,7 +177,7 @@ class OptimisationConfig:
         precision: `no`, `bf16` or `fp16` (mixed precision), or `auto`: bf16 where the GPU computes in it, fp16 on
             older ones, none on the CPU.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
-        accumulation: steps whose gradients are summed before the weights change.
+        accumulation: batches whose gradients are averaged before the weights change.
     """
 
     epochs: int = 12
@@ -246,10 +249,19 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     assert isinstance(config, Config)
     if config.stored_dtype not in DTYPES:
         raise ConfigError(f"stored_dtype is {config.stored_dtype}; choose among {', '.join(DTYPES)}.")
-    for name in ("split", "shift_split"):
-        chosen = getattr(config.data, name)
-        if chosen not in SPLITS and (chosen or name == "split"):
-            raise ConfigError(f"data.{name} is {chosen}; choose among {', '.join(SPLITS)}.")
+    if config.optimisation.precision not in PRECISIONS:
+        raise ConfigError(
+            f"optimisation.precision is {config.optimisation.precision}; choose among {', '.join(PRECISIONS)}."
+        )
+    if config.data.split not in SPLITS:
+        raise ConfigError(f"data.split is {config.data.split}; choose among {', '.join(SPLITS)}.")
+    if config.data.shift_split not in ("", *SPLITS[1:]) or config.data.shift_split == config.data.split:
+        raise ConfigError(
+            f"data.shift_split is {config.data.shift_split}; leave it empty, or choose domains or sources, other than "
+            "data.split."
+        )
+    if config.network.backbone_per_scale and config.adapter.rank > 0:
+        raise ConfigError("Adapters and network.backbone_per_scale do not go together; set one of them back.")
     if not timm.is_model(config.network.backbone):
         raise ConfigError(f"timm has no architecture {config.network.backbone}; write one of its names.")
     return config

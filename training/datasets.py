@@ -33,7 +33,10 @@ def assign_folds(samples: Sequence[Sample], split: str, folds: int, seed: int) -
         names, held_out = np.unique([getattr(sample, split[:-1]) for sample in samples], return_inverse=True)
         for fold, name in enumerate(names):
             if len({*labels[held_out == fold]}) < 2 or len({*labels[held_out != fold]}) < 2:
-                raise DataError(f"data.split={split} cannot hold out '{name}': it or the rest lacks a class.")
+                raise DataError(
+                    f"The {split[:-1]} '{name}' cannot be held out: it or the rest lacks a class; leave it out of the "
+                    "manifest, or change data.split and data.shift_split."
+                )
         return held_out
     if folds < 2 or len(set(groups)) < folds or min(np.sum(labels == 0), np.sum(labels == 1)) < folds:
         raise DataError(

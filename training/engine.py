@@ -51,22 +51,20 @@ def train_epoch(
     losses, crops_seen = torch.zeros(2, device=accelerator.device)
     for batch in batches:
         numbers = batch["numbers"]
-        images, targets = mix(augment(batch["crop"], numbers, preprocessing), batch["target"], numbers)
+        images = augment(batch["crop"], numbers, preprocessing)
+        images, targets, weights = mix(images, batch["target"], batch["weight"], numbers)
         with accelerator.accumulate(network):
             with accelerator.autocast():
                 logits = network(images)
             loss = focal_loss(logits.float(), targets, loss_config.gamma, loss_config.label_smoothing)
-            loss = (loss * batch["weight"]).mean()
+            loss = (loss * weights).mean()
             value = loss.item()
-            if not math.isfinite(value):
-                batch_names = ", ".join(names[index] for index in batch["index"].tolist())
-                raise DivergedError(
-                    f"The loss became {value}; look at the crops of this batch ({batch_names}) or lower "
-                    "optimisation.learning_rate."
-                )
+            _check_finite("loss", value, batch, names)
             accelerator.backward(loss)
             if accelerator.sync_gradients and optimisation.gradient_clip > 0:
-                accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
+                norm = accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
+                if accelerator.scaler is None:  # a scaler leaves such steps out and lowers its scale
+                    _check_finite("gradient's norm", float(norm), batch, names)
             optimizer.step()
             optimizer.zero_grad()
         if accelerator.sync_gradients:
@@ -76,6 +74,15 @@ def train_epoch(
         crops_seen += len(targets)
     losses, crops_seen = accelerator.reduce(torch.stack([losses, crops_seen]))
     return float(losses / crops_seen)
+
+
+def _check_finite(what: str, value: float, batch: dict, names: Sequence[str]) -> None:
+    if not math.isfinite(value):
+        of_batch = ", ".join(names[index] for index in batch["index"].tolist())
+        raise DivergedError(
+            f"The {what} became {value}; look at the crops of this batch ({of_batch}) or lower "
+            "optimisation.learning_rate."
+        )
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:

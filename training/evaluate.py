@@ -158,15 +158,21 @@ def read_predictions(path: Path) -> Predictions:
     )
 
 
-def report_table(path: Path, seed: int = 0) -> dict:
+def report_table(path: Path, seed: int = 0, further: Path | None = None) -> dict:
     """`report` of `held_out_SPLIT.csv`, and its overall figures under the synthetic shift as `shifted`.
 
-    Calibration is fitted, for each fold, on the other folds, and never on shifted crops.
+    Calibration is fitted, for each fold, on the crops of the other folds, and never on shifted ones.
+
+    Args:
+        path: the table.
+        seed: of the resampling.
+        further: a table of the same crops held out in other folds, on which the calibrations are fitted, too.
     """
     held_out = read_predictions(path)
+    others = read_predictions(further).logits if further else None
     as_is, moved = (
         report(
-            held_out.labels, cross_calibrate(held_out.logits, held_out.labels, held_out.folds, logits),
+            held_out.labels, cross_calibrate(held_out.logits, held_out.labels, held_out.folds, logits, others),
             held_out.groups, held_out.domains, seed,
         )
         for logits in (held_out.logits, held_out.shifted_logits)

@@ -23,9 +23,9 @@ from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
 from training.adapters import add_adapters
 from training.averaging import ChangingState, WeightAverage
-from training.config import Config
+from training.config import Config, ConfigError
 from training.datasets import BalancedSampler, TrainingCrops
-from training.engine import parameter_groups, train_epoch, warmup_cosine
+from training.engine import DivergedError, parameter_groups, train_epoch, warmup_cosine
 from training.losses import domain_weights
 from training.manifest import Sample
 from training.pretrained import load_pretrained
@@ -76,9 +76,13 @@ def fit(
         The network with averaged weights, in evaluation mode; adapters are still apart from it.
 
     Raises:
+        ConfigError: the processes cannot share a batch evenly.
         DivergedError: the loss is not finite.
         PretrainedError: the pretrained weights cannot be had.
     """
+    accelerator.free_memory()  # of the fit before
+    if accelerator.scaler is not None:
+        accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
     torch.manual_seed(seed)  # every process builds the same network
     optimisation, preprocessing = config.optimisation, preprocessing_of(config)
     network = build_network(config)
@@ -90,10 +94,15 @@ def fit(
     average = WeightAverage(network, optimisation.average_decay)
 
     labels = np.array([sample.label for sample in samples])
+    if optimisation.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"optimisation.batch_size is {optimisation.batch_size}, which {accelerator.num_processes} processes cannot "
+            "share evenly; choose a multiple of their number."
+        )
     sampler = BalancedSampler(labels, optimisation.balance, seed)
     batches = DataLoader(
         TrainingCrops(crops, *targets_and_weights(config, samples), config.augmentation, seed),
-        batch_size=max(1, optimisation.batch_size // accelerator.num_processes),
+        batch_size=optimisation.batch_size // accelerator.num_processes,
         sampler=sampler,
         num_workers=config.data.workers,
         worker_init_fn=_one_thread,
@@ -125,7 +134,10 @@ def fit(
         figures = {"loss/train": loss, "learning_rate": schedule.get_last_lr()[0]}
         if validation is not None:
             with average.applied_to(plain):
-                logits = predict(plain, replace(preprocessing, scales=(1.0,)), validation[0], "none", accelerator)
+                one_scale = replace(preprocessing, scales=(1.0,))
+                logits = predict(plain, one_scale, validation[0], "none", accelerator, exact=False)
+            if not np.isfinite(logits).all():
+                raise DivergedError("The validation's logits are not finite; lower optimisation.learning_rate.")
             figures["roc_auc/validation"] = float(roc_auc_score(validation[1], logits))
         logger.info(
             "%s epoch %d/%d  %s",
@@ -139,6 +151,7 @@ def fit(
         writer.close()
     accelerator.wait_for_everyone()
     average.copy_to(plain)
+    accelerator.free_memory()
     return plain.eval()
 
 
@@ -178,16 +191,27 @@ def predict(
     crops: Sequence[np.ndarray],
     view_set: str,
     accelerator: Accelerator,
+    exact: bool = True,
 ) -> np.ndarray:
-    """View-averaged logits (N,) of crops, by the container's own code in float32; every process takes its share."""
+    """View-averaged logits (N,) of crops, by the container's own code; every process takes its share.
+
+    Args:
+        network: in evaluation mode afterwards.
+        preprocessing: the one it was trained with.
+        crops: N arrays (H, W, 3) uint8.
+        view_set: one of `model.constants.VIEW_SETS`.
+        accelerator: where it runs.
+        exact: in float32, without TensorFloat-32; otherwise in the precision of training.
+    """
     network.eval()
     # Accelerate replaces the instance's `forward` by one in mixed precision; the class's own is the container's.
-    forward = partial(type(network).forward, network)
+    forward = partial(type(network).forward, network) if exact else network
     logits = torch.zeros(len(crops), dtype=torch.float64, device=accelerator.device)
     share = range(accelerator.process_index, len(crops), accelerator.num_processes)
     if len(share):
         fields = preprocessing.field([crops[i] for i in share])
-        own = view_averaged_logits(forward, preprocessing, fields, view_set, VALIDATION_BATCH, accelerator.device)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=not exact):
+            own = view_averaged_logits(forward, preprocessing, fields, view_set, VALIDATION_BATCH, accelerator.device)
         logits[list(share)] = torch.as_tensor(own, dtype=logits.dtype, device=logits.device)
     return accelerator.reduce(logits).cpu().numpy()
 
@@ -211,6 +235,7 @@ def _save(path: Path, state: dict, epochs_done: int) -> None:
 def _resume(path: Path, state: dict) -> int:
     content = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in state.items():
-        part.load_state_dict(content[name])
+        if name in content:  # a fit begun in another precision has no scaler
+            part.load_state_dict(content[name])
     logger.info("Going on from %s after epoch %d.", path, content["epochs_done"])
     return content["epochs_done"]

@@ -172,7 +172,9 @@ def _sample(root: Path, row: dict[str, str]) -> Sample:
 
 def _amibr_sample(root: Path, row: dict[str, str]) -> Sample:
     label = _LABELS[row["label"]]
-    votes = [row[column] == "True" for column in ("expert1", "expert2", "expert3") if row.get(column)]
+    votes = [
+        row[column].strip().lower() in ("true", "1") for column in ("expert1", "expert2", "expert3") if row.get(column)
+    ]
     dataset, slide = row["dataset"], row["slide"]
     domain, group = amibr_domain(dataset, slide), f"{dataset}/{slide}"
     return Sample(root / row["file"], label, domain, group, dataset, vote_share(votes, label))

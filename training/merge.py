@@ -36,6 +36,7 @@ from training.weights import ADAPTER_FILE, merge_checked, save_checked
 
 logger = logging.getLogger(__name__)
 
+TEXTS = ("README.md", "training.yaml")
 EXAMPLE = Path(__file__).parent.parent / "test" / "input"
 
 
@@ -49,12 +50,11 @@ def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, Weight
     Raises:
         UserError: the folder is incomplete or altered, or the backbone is not the one of the training.
     """
+    for name in (ADAPTER_FILE, *TEXTS):
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder} holds no {name}; give the folder that training writes beside the weights.")
     weights = checkpoint.read_config(folder)
     path = folder / ADAPTER_FILE
-    if not path.is_file():
-        raise WeightsError(
-            f"{folder} holds no {ADAPTER_FILE}; give the folder that training writes beside the weights."
-        )
     if checkpoint.file_sha256(path) != weights.sha256:
         raise WeightsError(f"{path} was altered: its SHA-256 is not the one in config.json; copy it again.")
     try:
@@ -97,7 +97,7 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
     network = merge_checked(network, weights.preprocessing, crops, accelerator)
     weights = replace(weights, dtype=dtype or weights.dtype)
     stored = save_checked(output, network, weights, crops, accelerator)
-    for name in ("README.md", "training.yaml"):
+    for name in TEXTS:
         (output / name).write_text((adapter / name).read_text(encoding="utf-8"), encoding="utf-8")
     return stored
 

@@ -22,9 +22,9 @@ device and must not decide about a patient.**
 Seed {seed}; every setting is in `training.yaml`.
 
 ## Figures
-Measured on slides that the measured network was not trained on ({folds} folds grouped by slide and stratified by label;
-calibration fitted on the other folds; four views; 95 % intervals over {resamples} resamplings of slides). The stored
-network is a further fit on all crops, for which no crop is left to measure on.
+Measured on slides that the measured network was not trained on ({split}; calibration fitted on the
+crops of the other folds; four views; 95 % intervals over {resamples} resamplings of slides). The stored network is a
+further fit on all crops, for which no crop is left to measure on.
 
 | figure | value | 95 % interval |
 |---|---|---|
@@ -87,17 +87,24 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
         name=config.name, about=config.data.about, version=config.version, backbone=network.backbone,
         field_of_view=network.field_of_view, input_size=network.input_size,
         scale=calibration.scale, bias=calibration.bias, crops=metrics["crops"], atypical=metrics["atypical"],
-        slides=metrics["slides"], seed=config.seed, folds=config.data.folds, resamples=RESAMPLES, overall=overall,
+        slides=metrics["slides"], seed=config.seed, resamples=RESAMPLES, overall=overall,
+        split=SPLIT_SENTENCES[config.data.split].format(config.data.folds),
         ece=metrics["expected_calibration_error"], reliability=reliability, domains=domains, proxies=_proxies(metrics),
         scales=f" and over fields of view of {scales} pixels" if len(network.scales) > 1 else "",
         members=MEMBERS if network.backbone_per_scale else "",
     )  # fmt: skip
 
 
+SPLIT_SENTENCES = {
+    "slides": "{} folds grouped by slide and stratified by label",
+    "domains": "each domain held out in turn",
+    "sources": "each data set held out in turn",
+}
+
 MEMBERS = """
 
 Each field of view has a backbone of its own, fitted with a seed of its own. The figures below are of networks with one
-backbone for all: the stored one is expected to do a little better, and to be a little less sure than it might."""
+backbone for all, a third of the cost; the calibration is theirs."""
 
 
 def _proxies(metrics: dict) -> str:

@@ -55,13 +55,11 @@ def train(config: Config) -> dict:
     accelerator = accelerator_for(config)
     keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     samples, crops = read_data(config, run, accelerator)
-    splits = [config.data.split]
-    if config.data.shift_split and len({getattr(sample, config.data.shift_split[:-1]) for sample in samples}) > 1:
-        splits.append(config.data.shift_split)
+    splits = _splits(config, samples)
     tables = [cross_validate(config, accelerator, samples, crops, run, split) for split in splits]
-    metrics, *shift_metrics = (report_table(table, config.seed) for table in tables)
-    for split, of_split in zip(splits[1:], shift_metrics, strict=True):
-        metrics[f"held_out_{split}"] = of_split
+    metrics = report_table(tables[0], config.seed, *tables[1:])
+    if len(tables) > 1:
+        metrics[f"held_out_{splits[1]}"] = report_table(tables[1], config.seed, tables[0])
     held_out = [read_predictions(table) for table in tables]
     calibration = fit_calibration(
         np.concatenate([of.logits for of in held_out]), np.concatenate([of.labels for of in held_out])
@@ -83,15 +81,27 @@ def train(config: Config) -> dict:
     return metrics
 
 
+def _splits(config: Config, samples: Sequence[Sample]) -> list[str]:
+    """The splits to predict held-out crops of, after a look whether they can be made: before hours of training."""
+    splits = [config.data.split]
+    if config.data.shift_split:
+        names = {getattr(sample, config.data.shift_split.removesuffix("s")) for sample in samples}
+        if len(names) > 1:
+            splits.append(config.data.shift_split)
+        else:
+            logger.info("Only one of the %s: none is held out whole.", config.data.shift_split)
+    for split in splits:
+        assign_folds(samples, split, config.data.folds, config.seed)
+    return splits
+
+
 def _fit_final(
     config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray], run: Path
 ) -> MitosisClassifier:
     """The network fitted to all crops; adapters are not merged yet."""
     seed = config.seed + config.data.folds
-    if not config.network.backbone_per_scale:
+    if not config.network.backbone_per_scale or len(config.network.scales) == 1:
         return fit(config, accelerator, crops, samples, None, run / "final", seed)
-    if config.adapter.rank > 0:
-        raise ConfigError("Adapters and network.backbone_per_scale do not go together; set one of them back.")
     members = []
     for number, scale in enumerate(config.network.scales):
         side = preprocessing_of(config).side(scale)
@@ -167,8 +177,11 @@ def cross_validate(
             predicted = [
                 predict(network, preprocessing_of(config), of, VIEWS, accelerator) for of in (validation, moved)
             ]
+            del network
             if accelerator.is_main_process:
-                np.save(done, np.stack(predicted, axis=1))
+                partial = done.with_suffix(".partial.npy")
+                np.save(partial, np.stack(predicted, axis=1))
+                partial.replace(done)
             accelerator.wait_for_everyone()
         logits[outside] = np.load(done, allow_pickle=False)
     table = run / f"held_out_{split}.csv"
@@ -199,11 +212,14 @@ def keep(path: Path, text: str, otherwise: str, accelerator: Accelerator) -> Non
     Raises:
         ConfigError: another text is noted.
     """
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    known = path.is_file()
+    if known and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        path.write_text(text, encoding="utf-8")
+    if accelerator.is_main_process and not known:
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
 
 
 def _fingerprint(samples: Sequence[Sample], crops: Sequence[np.ndarray]) -> str:

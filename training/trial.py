@@ -106,8 +106,9 @@ def _differences(samples: Predictions, figures: list[tuple[np.ndarray, np.ndarra
 
 
 def _table_of(trial: str) -> Path:
-    for table in (RUNS / trial).glob("held_out_*.csv"):
-        return table
+    tables = sorted((RUNS / trial).glob("held_out_*.csv"))
+    if tables:
+        return tables[0]
     raise UserError(f"{RUNS / trial} holds no predictions; run the trial first.")
 
 
@@ -140,7 +141,10 @@ def main() -> None:
             _add_row(run_trial(arguments.name, arguments.recipe, arguments.overrides))
             return
         tables = [_table_of(name) for name in (arguments.name, arguments.recipe)]
-        for name, (value, low, high) in compare(*map(read_predictions, tables)).items():
+        first, second = map(read_predictions, tables)
+        if not (np.array_equal(first.labels, second.labels) and np.array_equal(first.groups, second.groups)):
+            raise UserError(f"{tables[0]} and {tables[1]} are of other crops; compare trials on the same data.")
+        for name, (value, low, high) in compare(first, second).items():
             print(f"{name:28} {value:+.4f}  ({low:+.4f} to {high:+.4f})")
     except UserError as error:
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""What a run leaves: the merged weights that the container runs, and the adapter alone. Nothing unchecked is kept.
+"""What a run leaves: the merged weights that the container runs, and the adapter alone.
 
 WEIGHTS/            config.json, model.safetensors, and with them README.md, metrics.json, training.yaml
 WEIGHTS/../NAME-adapter/    config.json, adapter.safetensors and the same texts: no tensor of the backbone
@@ -55,7 +55,9 @@ def merge_checked(
     after = predict(merged, preprocessing, some, "none", accelerator)
     change = float(np.abs(after - before).max() / max(1.0, np.abs(before).max()))
     if not change <= LARGEST_LOGIT_CHANGE:
-        raise WeightsError(f"Merging the adapters moves a logit by {change:.1e} of the largest; nothing was written.")
+        raise WeightsError(
+            f"Merging the adapters moves a logit by {change:.1e} of the largest; no weights were written."
+        )
     logger.info("Merged the adapters: logits of %d crops move by at most %.1e of the largest.", len(some), change)
     return merged
 
@@ -115,6 +117,8 @@ def save_checked(
     change = float(np.abs(found - expected).max())
     differing = int(np.sum((found >= weights.threshold) != (expected >= weights.threshold)))
     if differing > (1 - SMALLEST_AGREEMENT) * len(crops) or not change <= LARGEST_PROBABILITY_CHANGE:
+        accelerator.wait_for_everyone()
+        shutil.rmtree(unchecked, ignore_errors=True)
         raise WeightsError(
             f"Stored in {weights.dtype}, {differing} of {len(crops)} crops change class and P(atypical) moves by up to "
             f"{change:.4f}; use stored_dtype=float32."
