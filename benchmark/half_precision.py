@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.checkpoint import choose_weights
 from model.predictor import Predictor
+from model.weights_folder import choose_weights
 from training.datasets import load_crops
 from training.manifest import read_manifest
 

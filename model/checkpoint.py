@@ -1,17 +1,10 @@
-"""The weights folder, the contract between training and the container: reading it and writing it.
-
-    <folder>/config.json          everything needed to rebuild and run the network (`WeightsConfig`)
-    <folder>/model.safetensors    its tensors
-    <folder>/README.md            model card, for people
+"""The weights folder (see `model.weights_folder`), the contract between training and the container: reading, writing.
 
 Safetensors hold nothing that executes on loading; nothing here unpickles.
 """
 
-import hashlib
 import json
-import logging
 import math
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,19 +19,10 @@ from model.constants import CLASSES, THRESHOLD
 from model.errors import WeightsError
 from model.lean_timm import timm
 from model.preprocessing import Preprocessing
-
-logger = logging.getLogger(__name__)
+from model.weights_folder import CONFIG_FILE, TENSOR_FILE, file_sha256, sha256_once
 
 FORMAT_VERSION = 2
 """Raised when a folder written today could not be read rightly by yesterday's container."""
-
-CONFIG_FILE = "config.json"
-TENSOR_FILE = "model.safetensors"
-BAKED = Path(__file__).parent / "weights" / "default"
-"""The weights folder in the image."""
-
-UPLOADED = Path("/opt/ml/model")
-"""Where the platform extracts the model tarball that was uploaded apart from the image."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -100,32 +84,6 @@ class WeightsConfig:
     format_version: int = FORMAT_VERSION
 
 
-def choose_weights(argument: Path | None) -> Path:
-    """The weights folder to use, in this order: the argument, the environment's `MODEL_DIR`, `UPLOADED`, `BAKED`.
-
-    Args:
-        argument: what the command line says, if anything.
-
-    Raises:
-        WeightsError: none of them is there.
-    """
-    if argument is not None:
-        return _chosen(argument, "--weights says so")
-    if os.environ.get("MODEL_DIR"):
-        return _chosen(Path(os.environ["MODEL_DIR"]), "MODEL_DIR says so")
-    # Half a weights folder is one, too: to fall back silently would be to run a model that nobody asked for.
-    if any((UPLOADED / name).exists() for name in (CONFIG_FILE, TENSOR_FILE)):
-        return _chosen(UPLOADED, "a model was uploaded")
-    if BAKED.is_dir():
-        return _chosen(BAKED, f"they came with the program; {UPLOADED} holds none")
-    raise WeightsError(f"There are no weights: {UPLOADED} and {BAKED} hold none; give --weights or MODEL_DIR.")
-
-
-def _chosen(folder: Path, why: str) -> Path:
-    logger.info("Weights: %s (%s).", folder, why)
-    return folder
-
-
 def read_config(folder: Path) -> WeightsConfig:
     """Reads and checks `config.json` of a weights folder.
 
@@ -176,7 +134,7 @@ def load(folder: Path) -> tuple[MitosisClassifier, WeightsConfig]:
     if not path.is_file():
         raise WeightsError(f"{folder} is incomplete: {TENSOR_FILE} is missing; copy the weights folder again.")
     try:
-        if file_sha256(path) != config.sha256:
+        if sha256_once(path) != config.sha256:
             raise WeightsError(f"{path} was altered: its SHA-256 is not the one in {CONFIG_FILE}; copy it again.")
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -239,30 +197,33 @@ def _compute_buffers(classifier: MitosisClassifier, backbone: str) -> None:
                 f"{backbone} cannot be rebuilt: the buffer {next(iter(missing))} of {name} is in no file."
             )
         for key, buffer in missing.items():
-            module.register_buffer(key, torch.empty_like(buffer, device="cpu"), persistent=False)
+            module.register_buffer(key, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=False)
         module.init_non_persistent_buffers()
 
 
 class _NoInitialisation(TorchFunctionMode):
     """Leaves out the filling of new tensors with random or constant numbers, which others will replace.
 
-    On the meta device that changes no number, but it imports torch's compiler, which takes most of a second.
+    On the meta device that changes no number, but it imports torch's compiler, which takes more than a second.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
         if name in _INITIALISATIONS or getattr(function, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
         return function(*args, **kwargs)
 
 
-_INITIALISATIONS = {"normal_", "uniform_", "trunc_normal_", "fill_", "zero_"}
+_INITIALISATIONS = {
+    *("normal_", "uniform_", "trunc_normal_", "fill_", "zero_"),
+    *("erfinv_", "add_", "sub_", "mul_", "div_", "clamp_"),  # by which timm makes its own truncated normal numbers
+}
 
 
-def save(
-    folder: Path, classifier: MitosisClassifier, config: WeightsConfig, extra_files: dict[str, str] | None = None
-) -> WeightsConfig:
+def save(folder: Path, classifier: MitosisClassifier, config: WeightsConfig) -> WeightsConfig:
     """Writes a weights folder.
 
     Args:
@@ -270,7 +231,6 @@ def save(
         classifier: its matrices and kernels are stored in `config.dtype`, its vectors (biases, norms, their running
             statistics) in float32: they are a hundredth of the size, and rounding them changes most.
         config: its `sha256` is replaced by that of the written file.
-        extra_files: names and texts of further files, such as the model card.
 
     Returns:
         The configuration as written.
@@ -291,17 +251,9 @@ def save(
     path.chmod(0o644)  # safetensors writes for the owner alone, but the image runs as any user
     written = replace(config, sha256=file_sha256(path))
     write_config(folder, written)
-    for name, text in (extra_files or {}).items():
-        (folder / name).write_text(text, encoding="utf-8")
     return written
 
 
 def write_config(folder: Path, config: WeightsConfig) -> None:
     """Writes `config.json`."""
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

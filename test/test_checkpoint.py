@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import checkpoint
+from model import checkpoint, weights_folder
 from model.checkpoint import Calibration, Network, WeightsConfig
 from model.classifier import MitosisClassifier
 from model.errors import WeightsError
@@ -29,9 +29,9 @@ def edit(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_saved_weights_load_as_they_were(small_weights: Path, tmp_path: Path, dtype: str) -> None:
     network, config = checkpoint.load(small_weights)
-    written = checkpoint.save(tmp_path / "copy", network, replace(config, dtype=dtype), {"README.md": "card"})
+    written = checkpoint.save(tmp_path / "copy", network, replace(config, dtype=dtype))
     again, read = checkpoint.load(tmp_path / "copy")
-    assert read == written and (tmp_path / "copy" / "README.md").read_text() == "card"
+    assert read == written
     assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
     for name, tensor in network.state_dict().items():
         stored = again.state_dict()[name]
@@ -93,6 +93,18 @@ def test_an_altered_tensor_file_is_refused(folder: Path) -> None:
         checkpoint.load(folder)
 
 
+def test_a_checksum_begun_in_the_background_is_used_once(folder: Path) -> None:
+    path = folder / checkpoint.TENSOR_FILE
+    weights_folder.begin_sha256(path)
+    checkpoint.load(folder)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(WeightsError, match="altered"):
+        checkpoint.load(folder)
+    weights_folder.begin_sha256(folder / "missing")
+    with pytest.raises(OSError, match="missing"):
+        weights_folder.sha256_once(folder / "missing")
+
+
 def test_a_truncated_tensor_file_is_refused_even_with_its_own_checksum(folder: Path) -> None:
     path = folder / checkpoint.TENSOR_FILE
     path.write_bytes(path.read_bytes()[:-10])
@@ -150,18 +162,18 @@ def test_weights_are_chosen_in_the_documented_order(
     small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     uploaded = tmp_path / "uploaded"
-    monkeypatch.setattr(checkpoint, "UPLOADED", uploaded)
+    monkeypatch.setattr(weights_folder, "UPLOADED", uploaded)
     monkeypatch.delenv("MODEL_DIR", raising=False)
     caplog.set_level(logging.INFO)
-    assert checkpoint.choose_weights(None) == checkpoint.BAKED
+    assert weights_folder.choose_weights(None) == weights_folder.BAKED
     uploaded.mkdir()
     (uploaded / "lost+found").mkdir()
-    assert checkpoint.choose_weights(None) == checkpoint.BAKED
+    assert weights_folder.choose_weights(None) == weights_folder.BAKED
     (uploaded / checkpoint.TENSOR_FILE).touch()
-    assert checkpoint.choose_weights(None) == uploaded, "half a folder is refused later, not passed over"
+    assert weights_folder.choose_weights(None) == uploaded, "half a folder is refused later, not passed over"
     monkeypatch.setenv("MODEL_DIR", str(tmp_path / "mine"))
-    assert checkpoint.choose_weights(None) == tmp_path / "mine"
-    assert checkpoint.choose_weights(small_weights) == small_weights
+    assert weights_folder.choose_weights(None) == tmp_path / "mine"
+    assert weights_folder.choose_weights(small_weights) == small_weights
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 5 and all(message.startswith("Weights: ") for message in said)
     assert "a model was uploaded" in said[2] and "MODEL_DIR says so" in said[3] and "--weights says so" in said[4]
@@ -170,9 +182,9 @@ def test_weights_are_chosen_in_the_documented_order(
 def test_no_weights_at_all_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MODEL_DIR", raising=False)
     for name in ("UPLOADED", "BAKED"):
-        monkeypatch.setattr(checkpoint, name, tmp_path / name)
+        monkeypatch.setattr(weights_folder, name, tmp_path / name)
     with pytest.raises(WeightsError, match="There are no weights"):
-        checkpoint.choose_weights(None)
+        weights_folder.choose_weights(None)
 
 
 def test_joined_classifiers_give_the_mean_of_their_logits_before_and_after_storing(

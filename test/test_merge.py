@@ -15,6 +15,7 @@ from model.checkpoint import Calibration, Network, WeightsConfig
 from model.errors import WeightsError
 from model.predictor import Predictor
 from model.preprocessing import Preprocessing
+from model.weights_folder import file_sha256
 from training.adapters import add_adapters, merge_adapters
 from training.config import AdapterConfig, Config, ConfigError, load_config, to_yaml
 from training.fit import build_network, predict
@@ -144,7 +145,7 @@ def test_an_adapter_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     tensors[name][0, 0] = torch.inf
     save_file(tensors, adapter / ADAPTER_FILE)
     weights = checkpoint.read_config(adapter)
-    checkpoint.write_config(adapter, replace(weights, sha256=checkpoint.file_sha256(adapter / ADAPTER_FILE)))
+    checkpoint.write_config(adapter, replace(weights, sha256=file_sha256(adapter / ADAPTER_FILE)))
     with pytest.raises(ConfigError, match=r"adapter\.safetensors cannot be merged: .*lora_B.* is not finite"):
         merge(adapter, f"file:{backbone}", tmp_path / "merged", None, None)
 

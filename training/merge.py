@@ -26,6 +26,7 @@ from model.classifier import MitosisClassifier
 from model.crops import read_crops
 from model.errors import UserError, WeightsError
 from model.grand_challenge import find_stack
+from model.weights_folder import file_sha256
 from training.adapters import add_adapters, backbone_sha256, load_adapter_tensors
 from training.config import load_config
 from training.datasets import load_crops
@@ -55,7 +56,7 @@ def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, Weight
             raise WeightsError(f"{folder} holds no {name}; give the folder that training writes beside the weights.")
     weights = checkpoint.read_config(folder)
     path = folder / ADAPTER_FILE
-    if checkpoint.file_sha256(path) != weights.sha256:
+    if file_sha256(path) != weights.sha256:
         raise WeightsError(f"{path} was altered: its SHA-256 is not the one in config.json; copy it again.")
     try:
         tensors = load_file(path)

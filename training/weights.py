@@ -20,6 +20,7 @@ from model.classifier import MitosisClassifier
 from model.errors import WeightsError
 from model.predictor import calibrate
 from model.preprocessing import Preprocessing
+from model.weights_folder import file_sha256
 from training.adapters import adapter_tensors, backbone_sha256, merge_adapters
 from training.fit import predict
 
@@ -76,7 +77,7 @@ def save_adapter(folder: Path, network: MitosisClassifier, weights: WeightsConfi
     partial.mkdir(parents=True)
     save_file(adapter_tensors(network), partial / ADAPTER_FILE)
     about = weights.training | {"backbone_sha256": backbone_sha256(network)}
-    weights = replace(weights, sha256=checkpoint.file_sha256(partial / ADAPTER_FILE), training=about)
+    weights = replace(weights, sha256=file_sha256(partial / ADAPTER_FILE), training=about)
     checkpoint.write_config(partial, weights)
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
