@@ -2,7 +2,7 @@
 # make test                          run the tests
 # make lint                          check style and format
 # make fuzz [SECONDS=60]             feed damaged images to the readers
-# make benchmark                     measure
+# make benchmark                     measure speed and memory, rewrite the README's section on them (15 minutes)
 # make lock                          renew requirements.lock, which the image is built from
 # Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
 
@@ -30,9 +30,15 @@ lock: .venv/export-requirements.done
 	.venv/bin/uv pip compile requirements.txt --output-file requirements.lock --generate-hashes --no-header --quiet \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28
 
-benchmark: .venv/requirements.done
-	.venv/bin/python -m benchmark.case_time
+benchmark: .venv/benchmark-requirements.done
+	.venv/bin/python -m benchmark.cold_start --hplus-runs 3
 	.venv/bin/python -m benchmark.invoke_time
+	.venv/bin/python -m benchmark.cpu_throughput
+	.venv/bin/python -m benchmark.folder_scaling
+	.venv/bin/python -m benchmark.augmentation_cost
+	.venv/bin/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())" \
+		&& .venv/bin/python -m benchmark.gpu || echo "No GPU: benchmark.gpu is left out."
+	.venv/bin/python -m benchmark.report
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
@@ -46,6 +52,10 @@ benchmark: .venv/requirements.done
 	@touch $@
 
 .venv/training-requirements.done: training/requirements.txt .venv/requirements.done
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/benchmark-requirements.done: benchmark/requirements.txt .venv/training-requirements.done
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 

@@ -1,25 +1,22 @@
 """How much does a case take of the invoke server, against a fresh process for each case?
 
-    make benchmark
     python -m benchmark.invoke_time --cases 7
 
 Starts `process.py serve` and runs the same case of 16 crops through it and through `process.py`, in turn, on the CPU;
-prints medians and their ratio as JSON.
+medians and their ratio go to `benchmark/results/invoke_time.json`.
 """
 
 import argparse
 import http.client
-import json
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmark.measuring import CROPS, REPOSITORY, median_and_range, write_case
+from benchmark.measuring import CROPS, REPOSITORY, median_and_range, median_ratio, save, timed, write_case
 
 
 def request(port: int, method: str, path: str) -> int:
@@ -32,13 +29,6 @@ def request(port: int, method: str, path: str) -> int:
         return 0
     finally:
         connection.close()
-
-
-def timed(action) -> float:
-    """Seconds that an action takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -77,16 +67,11 @@ def main() -> None:
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait()
-    figures = {name: median_and_range([run[name] for run in runs]) for name in ("exec", "invoke")}
-    ratio = statistics.median(run["exec"] / run["invoke"] for run in runs)
-    print(
-        json.dumps(
-            {"crops": CROPS, "cases": arguments.cases, "server_start_seconds": round(start_up, 2)}
-            | figures
-            | {"exec_over_invoke": round(ratio, 1)},
-            indent=2,
-        )
-    )
+    seconds = {name: [run[name] for run in runs] for name in ("exec", "invoke")}
+    figures = {"crops": CROPS, "runs": arguments.cases, "server_start_seconds": round(start_up, 2)}
+    figures |= {name: median_and_range(values) for name, values in seconds.items()}
+    figures["times_faster"] = median_ratio(seconds["exec"], seconds["invoke"])
+    save("invoke_time", figures)
 
 
 if __name__ == "__main__":

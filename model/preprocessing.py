@@ -46,9 +46,19 @@ class Preprocessing:
         return max(1, round(self.field_of_view * scale))
 
     @property
+    def sides(self) -> list[int]:
+        """Sides of the fields of view of all scales, in pixels of the crop."""
+        return [self.side(scale) for scale in self.scales]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input: three for each scale."""
+        return 3 * len(self.scales)
+
+    @property
     def largest_side(self) -> int:
         """Side of the largest field of view, in pixels of the crop."""
-        return self.side(max(self.scales))
+        return max(self.sides)
 
     def field(self, crops: Sequence[np.ndarray]) -> Tensor:
         """Cuts the largest field of view out of the middle of every crop.

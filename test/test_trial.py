@@ -40,7 +40,7 @@ def test_trials_add_rows_and_replace_their_own(
 ) -> None:
     monkeypatch.setattr(trial, "TABLE", tmp_path / "trials.csv")
     monkeypatch.setattr(trial, "RUNS", tmp_path / "runs")
-    common = ["compact", f"data.root={data}", *OVERRIDES, "optimisation.epochs=1"]
+    common = ["compact", f"data.root={data}", *OVERRIDES]
     for name, override in (("first", "seed=0"), ("second", "augmentation.mixup=0.4"), ("first", "seed=0")):
         monkeypatch.setattr("sys.argv", ["trial", name, *common, override])
         trial.main()

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # so that the file can be run by its path, too
+
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # so that the file can be run by its path, too
+
 import numpy as np
 from tqdm import tqdm
 

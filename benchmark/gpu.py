@@ -1,0 +1,242 @@
+"""How fast is it on a GPU, and what does it take of its memory?
+
+    python -m benchmark.gpu [--crops DIR]
+    python -m benchmark.gpu --try        only tries the script out: a tiny network, on the CPU, nothing is written
+
+Everything that needs a GPU, in one go of some minutes, each part saved as it is done: the card's ceiling (a large
+bfloat16 matrix product); DINOv3 ViT-H+/16 with random weights (start-up, a case of 16 crops with four views, views a
+second, memory) and the default network, against `benchmark.reference` on the same card; what half precision changes;
+and a training step (`benchmark.gpu_training`). It needs PyTorch, timm and torchvision; the training step Accelerate,
+peft, scikit-learn, tensorboard and OpenCV too; SimpleITK is not imported. The random weights take 6 GB of disk.
+"""
+
+import argparse
+import gc
+import statistics
+import tempfile
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.cold_start import compare, ready_commands, write_reference_weights
+from benchmark.gpu_training import training_steps
+from benchmark.measuring import CROPS, HPLUS, draw_crops, save, timed, write_random_weights
+from benchmark.reference import ReferenceLoop, load_networks
+from model import checkpoint
+from model.checkpoint import Network
+from model.predictor import Predictor
+from model.weights_folder import BAKED
+
+TINY = Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
+
+
+class Bench:
+    """Where to measure, and how much.
+
+    Attributes:
+        device: `cuda`, or `cpu` to try the script out.
+        network: the large one.
+        side: of its input, pixels.
+        matrix: side of the matrices whose product is the ceiling.
+        batch_sizes: to compare.
+        crops: for throughput.
+        runs: of everything that is short.
+        real: whether the crops are of tissue.
+    """
+
+    def __init__(self, trial: bool, crops: list[np.ndarray] | None) -> None:
+        self.device = "cpu" if trial else "cuda"
+        self.network, self.side = (TINY, 64) if trial else (HPLUS, 224)
+        self.matrix = 64 if trial else 8192
+        self.batch_sizes = (2, 4) if trial else (64, 128, 256)
+        self.real = crops is not None
+        self.crops = crops or draw_crops(2 if trial else 512)
+        self.runs = 2 if trial else 20
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked for."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, action: Callable[[], object], runs: int | None = None) -> float:
+        """Median time of an action, after two that are not counted."""
+
+        def whole() -> None:
+            action()
+            self.wait()
+
+        return statistics.median([timed(whole) for _ in range((runs or self.runs) + 2)][2:])
+
+    def forget_memory(self) -> None:
+        """Starts a new count of the peak."""
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_mib(self) -> dict[str, int]:
+        """Of the tensors, and of what PyTorch keeps for them; the driver's own 0.5 GB are in neither."""
+        if self.device != "cuda":
+            return {}
+        peaks = {"tensors": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+        return {name: round(value / 2**20) for name, value in peaks.items()}
+
+
+def ceiling(bench: Bench) -> dict:
+    """The rate of a large matrix product of random numbers, which no network of matrix products exceeds."""
+    figures = {"matrix": bench.matrix}
+    for dtype in (torch.bfloat16, torch.float16):
+        a, b = (torch.randn(bench.matrix, bench.matrix, device=bench.device, dtype=dtype) for _ in range(2))
+        seconds = bench.seconds(lambda a=a, b=b: a @ b)
+        figures[f"{name_of(dtype)}_tflops"] = float(f"{2 * bench.matrix**3 / seconds / 1e12:.4g}")
+    return figures
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Such as `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def gflops(predictor: Predictor) -> float:
+    """1e9 floating-point operations of one view, a multiplication and an addition being two."""
+    preprocessing = predictor.config.preprocessing
+    shape = (1, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        predictor.network(torch.zeros(shape, device=predictor.device, dtype=predictor.dtype))
+    return counter.get_total_flops() / 1e9
+
+
+def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
+    """Views a second of whole predictions and of the network alone, by batch size, and the share of the ceiling."""
+    channels, side = predictor.config.preprocessing.channels, predictor.config.preprocessing.input_size
+    work = gflops(predictor)
+    figures: dict = {"gflop_a_view": round(work, 1), "by_batch_size": {}}
+    usual, views = predictor.batch_size, len(bench.crops) * predictor.views
+    for size in bench.batch_sizes:
+        predictor.batch_size = size
+        images = torch.randn(size, channels, side, side, device=bench.device, dtype=predictor.dtype)
+        with torch.inference_mode():
+            alone = size / bench.seconds(lambda images=images: predictor.network(images))
+        whole = views / bench.seconds(partial(predictor, bench.crops), 3)
+        figures["by_batch_size"][str(size)] = {
+            "views_a_second": round(whole), "percent_of_ceiling": round(whole * work / roof / 10, 1),
+            "network_alone_views_a_second": round(alone),
+            "network_alone_percent_of_ceiling": round(alone * work / roof / 10, 1),
+        }  # fmt: skip
+    predictor.batch_size = usual
+    return figures | {"batch_size": usual}
+
+
+def compiled_rate(bench: Bench, predictor: Predictor) -> dict:
+    """What `torch.compile` would bring, and how long its first run takes."""
+    preprocessing, size = predictor.config.preprocessing, predictor.batch_size
+    shape = (size, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
+    images = torch.randn(shape, device=bench.device, dtype=predictor.dtype)
+    network = torch.compile(predictor.network)
+    with torch.inference_mode():
+        first = timed(lambda: (network(images), bench.wait()))
+        seconds = bench.seconds(lambda: network(images))
+    return {"batch_size": size, "first_run_seconds": round(first, 1), "views_a_second": round(size / seconds)}
+
+
+def against_float32(bench: Bench, folder: Path, crops: list[np.ndarray], view_set: str) -> dict:
+    """How far half precision on the device moves P(atypical) from float32 there."""
+    expected = Predictor(folder, bench.device, view_set, dtype=torch.float32)(crops)
+    figures: dict = {"crops": len(crops), "real_crops": bench.real}
+    for dtype in (torch.bfloat16, torch.float16):
+        found = Predictor(folder, bench.device, view_set, dtype=dtype)(crops)
+        figures[name_of(dtype)] = {
+            "largest_change": float(f"{np.abs(found - expected).max():.1e}"),
+            "classes_changed": int(np.sum((found >= 0.5) != (expected >= 0.5))),
+        }
+    return figures
+
+
+def reference_rate(bench: Bench, folder: Path, pth: Path, view_set: str) -> dict:
+    """The reference loop on the device, in float32."""
+    config = checkpoint.read_config(folder)
+    network, preprocessing = config.network, config.preprocessing
+    bench.forget_memory()
+    modules = load_networks(pth, network.backbone, network.pooling, network.backbone_args)
+    modules = [module.to(bench.device) for module in modules]
+    loop = ReferenceLoop(
+        modules, bench.device, preprocessing.sides, preprocessing.input_size, preprocessing.mean,
+        preprocessing.std, view_set,
+    )  # fmt: skip
+    seconds = bench.seconds(partial(loop, bench.crops[:CROPS]), min(bench.runs, 5))
+    return {"case_seconds": round(seconds, 3), "peak_mib": bench.peak_mib()}
+
+
+def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: float, dtype=None) -> dict:
+    """A case, throughput and memory of a network, and the reference's."""
+    bench.forget_memory()
+    holder: list[Predictor] = []
+    load = timed(lambda: (holder.append(Predictor(folder, bench.device, view_set, dtype=dtype)), bench.wait()))
+    predictor = holder.pop()
+    case = bench.crops[:CROPS]
+    figures: dict = {"views": view_set, "dtype": name_of(predictor.dtype), "load_seconds": round(load, 2)}
+    figures["case_seconds"] = round(bench.seconds(partial(predictor, case)), 4)
+    figures["case_peak_mib"] = bench.peak_mib()
+    figures |= rates(bench, predictor, roof)
+    figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))
+    del predictor
+    figures["half_precision"] = against_float32(bench, folder, bench.crops[:512], view_set)
+    reference = figures["reference"] = reference_rate(bench, folder, pth, view_set)
+    figures["times_faster_than_reference"] = round(reference["case_seconds"] / figures["case_seconds"], 1)
+    return figures
+
+
+def attempt(part: Callable[[], dict]) -> dict:
+    """A part's figures; or why there are none, so that the other parts are still measured."""
+    try:
+        return part()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--try", dest="trial", action="store_true", help="a tiny network on the CPU; writes nothing")
+    parser.add_argument("--crops", type=Path, help="folder of PNG crops, 128 x 128 (default: drawn ones)")
+    parser.add_argument("--training-steps", type=int, default=40, help="counted steps (default: 40)")
+    arguments = parser.parse_args()
+    crops = None
+    if arguments.crops:
+        import cv2
+
+        crops = [cv2.imread(str(file))[..., ::-1].copy() for file in sorted(arguments.crops.glob("*.png"))[::5][:512]]
+    bench = Bench(arguments.trial, crops)
+    figures: dict = {}
+
+    def part(name: str, measure: Callable[[], dict]) -> None:
+        figures[name] = attempt(measure)
+        if arguments.trial:
+            print(name, figures[name])
+        else:
+            save("gpu", figures)
+
+    part("ceiling", lambda: ceiling(bench))
+    roofs = figures["ceiling"]
+    with tempfile.TemporaryDirectory() as name:
+        folder, pth = Path(name) / "large", Path(name) / "large.pth"
+        write_random_weights(folder, bench.network, bench.side)
+        write_reference_weights(folder, pth)
+        write_reference_weights(BAKED, Path(name) / "default.pth")
+        part("hplus", lambda: network_figures(bench, folder, pth, "rot4", roofs["bfloat16_tflops"]))
+        default = BAKED, Path(name) / "default.pth", "d4"
+        half = torch.bfloat16 if arguments.trial else torch.float16  # which a CPU computes in very slowly
+        part("default", lambda: network_figures(bench, *default, roofs["float16_tflops"], half))
+        part("training", lambda: training_steps(arguments.trial, arguments.training_steps))
+        commands = ready_commands(folder, pth, bench.network, bench.device)
+        part("cold_start_hplus_ready", lambda: compare(commands, 1 if arguments.trial else 3, "ready"))
+
+
+if __name__ == "__main__":
+    main()

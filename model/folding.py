@@ -1,0 +1,129 @@
+"""The same numbers with fewer operations, for convolutional networks on the CPU.
+
+In evaluation mode a batch norm multiplies and shifts every channel by constants, which the convolution before it can do
+as well. And where TensorFlow's `same` padding adds one row more below than above, timm first copies the feature map
+into a larger one; symmetric padding, and a row of zeros on top of the kernel, give the same sums without the copy.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from model.lean_timm import timm
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+"""By how much the folded network's logit may differ, as a fraction of the logit and 1; more, and nothing is folded."""
+
+# Subclasses may do more with their weights than to convolve with them.
+_CONVOLUTIONS = (nn.Conv2d, timm.layers.Conv2dSame)
+_NORMS = (nn.BatchNorm2d, timm.layers.BatchNormAct2d)
+
+
+@torch.no_grad()
+def fold(network: nn.Module, channels: int, side: int) -> nn.Module:
+    """A network that gives the same logits faster; it is for inference only, and for images of this size only.
+
+    What follows what is seen by running the network; a batch norm that does not follow a convolution directly stays.
+
+    Args:
+        network: gives (N,) logits of (N, C, S, S) images; on the CPU, in float32, in evaluation mode.
+        channels: C.
+        side: S, in pixels.
+
+    Returns:
+        A folded copy; or the network itself where there is nothing to fold, or the copy would give another logit.
+    """
+    if not any(type(module) in _NORMS for module in network.modules()):
+        return network
+    image = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    folded = copy.deepcopy(network)
+    expected, inputs, pairs = _watch(folded, image)
+    names = {module: name for name, module in folded.named_modules()}
+    for convolution, shape in inputs.items():
+        norm = pairs.get(convolution)
+        if norm is not None:
+            _absorb(convolution, norm)
+            folded.set_submodule(names[norm], norm.act if hasattr(norm, "act") else nn.Identity())
+        if isinstance(convolution, timm.layers.Conv2dSame):
+            folded.set_submodule(names[convolution], _padded_symmetrically(convolution, *shape[2:]))
+    if torch.allclose(folded(image), expected, rtol=TOLERANCE, atol=TOLERANCE):
+        return folded
+    logger.info("The batch norms of this network cannot be folded into its convolutions; it runs as it is.")
+    return network
+
+
+def _watch(
+    network: nn.Module, image: Tensor
+) -> tuple[Tensor, dict[nn.Conv2d, torch.Size], dict[nn.Conv2d, nn.BatchNorm2d]]:
+    """Runs a network; returns its logit, the convolutions with their inputs' shapes, and the batch norm after each."""
+    shapes: dict[nn.Conv2d, torch.Size] = {}
+    pairs: dict[nn.Conv2d, nn.BatchNorm2d] = {}
+    sources: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors, so that no other one gets the same id
+    runs: list[nn.Module] = []
+
+    def note_convolution(convolution: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        runs.append(convolution)
+        shapes[convolution] = inputs[0].shape
+        sources[id(output)] = convolution, output
+
+    def note_norm(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        runs.append(norm)
+        if id(inputs[0]) in sources:
+            pairs[sources[id(inputs[0])][0]] = norm
+
+    def hooks() -> Iterator[torch.utils.hooks.RemovableHandle]:
+        for module in network.modules():
+            if type(module) in _CONVOLUTIONS:
+                yield module.register_forward_hook(note_convolution)
+            elif type(module) in _NORMS and module.running_mean is not None:
+                yield module.register_forward_pre_hook(note_norm)
+
+    handles = list(hooks())
+    logit = network(image)
+    for handle in handles:
+        handle.remove()
+    shapes = {convolution: shape for convolution, shape in shapes.items() if runs.count(convolution) == 1}
+    return logit, shapes, {c: norm for c, norm in pairs.items() if c in shapes and runs.count(norm) == 1}
+
+
+def _absorb(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Puts a batch norm's factors and shifts into the convolution before it, in place."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double()
+    if convolution.bias is not None:
+        shift = shift + convolution.bias.double()
+    bias = shift * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    weight = convolution.weight.double() * scale.view(-1, 1, 1, 1)
+    convolution.weight, convolution.bias = _parameter(weight), _parameter(bias)
+
+
+def _padded_symmetrically(convolution: nn.Conv2d, height: int, width: int) -> nn.Conv2d:
+    """A convolution with `same` padding as a plain one for inputs of one size; itself where that is not possible."""
+    kernel, stride, dilation = convolution.kernel_size, convolution.stride, convolution.dilation
+    totals = [
+        timm.layers.get_same_padding(side, kernel[axis], stride[axis], dilation[axis])
+        for axis, side in enumerate((height, width))
+    ]
+    odd = [total % 2 for total in totals]
+    if any(odd) and dilation != (1, 1):
+        return convolution
+    plain = nn.Conv2d(
+        convolution.in_channels, convolution.out_channels, (kernel[0] + odd[0], kernel[1] + odd[1]), stride,
+        [(total + 1) // 2 for total in totals], dilation, convolution.groups, device="meta",
+    )  # fmt: skip
+    plain.weight = _parameter(nn.functional.pad(convolution.weight, (odd[1], 0, odd[0], 0)))
+    plain.bias = convolution.bias
+    return plain.eval()
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.float(), requires_grad=False)
