@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -135,14 +136,29 @@ def run_process(command: Sequence[str], ready: str | None = None) -> tuple[float
     process = subprocess.Popen(
         [sys.executable, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    peaks = [0]
+    watcher = threading.Thread(target=_watch_memory, args=(process, peaks), daemon=True)
+    watcher.start()
     for line in process.stdout:
         if line.strip() == ready:
             seconds = time.perf_counter() - start
     errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0 or (ready and seconds is None):
+    status = process.wait()
+    seconds = seconds or (None if ready else time.perf_counter() - start)
+    watcher.join()
+    if status != 0 or seconds is None:
         sys.exit(f"{' '.join(command)} failed: {errors}")
-    return seconds or time.perf_counter() - start, usage.ru_maxrss / 1024
+    return seconds, peaks[-1] / 1024
+
+
+def _watch_memory(process: subprocess.Popen, peaks: list[int]) -> None:
+    """Notes the peak of a process's resident memory in KiB until it ends.
+
+    What the system reports afterwards is at least the peak of the process that started it, which may be larger.
+    """
+    while process.returncode is None:
+        peaks += [int(line.split()[1]) for line in _lines(f"/proc/{process.pid}/status") if line.startswith("VmHWM")]
+        time.sleep(0.01)
 
 
 def median(values: Sequence[float], digits: int = 3) -> float:

@@ -108,7 +108,8 @@ def section(results: Results) -> str:
     gpu = find(results, "gpu.machine.gpu") or "none at hand"
     lines = ["| | goal | measured |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(results)]
-    return f"CPU: {'; '.join(machines)}. GPU: {gpu}.\n\n" + "\n".join(lines) + "\n\n![Speed](docs/speed.svg)\n"
+    lines = [f"CPU: {'; '.join(machines) or MISSING}. GPU: {gpu}.", "", *lines, "", "![Speed](docs/speed.svg)"]
+    return "\n".join(lines) + "\n"
 
 
 def plot(results: Results, path: Path) -> None:
