@@ -74,12 +74,13 @@ class MitosisClassifier(nn.Module):
             (N,), of the type of the head's weights.
         """
         if isinstance(self.backbone, BackbonePerScale):
-            features = self.backbone(images)
+            apart, features = 1, self.backbone(images)
         else:
+            apart = images.shape[1] // 3
             features = self.backbone(_channels_last(images.unflatten(1, (-1, 3)).flatten(0, 1)))
         with torch.autocast(images.device.type, enabled=False):
             logits = self.head(self.dropout(features.to(self.head.weight.dtype))).squeeze(1)
-        return logits.view(len(images), -1).mean(dim=1)
+        return logits.unflatten(0, (-1, apart)).mean(dim=1)
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
         UserError: with a sentence for the user.
     """
     run = RUNS / name
-    config = load_config(CONFIGS / f"{recipe}.yaml", [*overrides, f"run={run}"])
+    config = load_config(CONFIGS / f"{recipe}.yaml", ["data.shift_split=''", *overrides, f"run={run}"])
     run.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator_for(config)
     keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
