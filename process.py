@@ -10,14 +10,12 @@ Each takes --help.
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +24,7 @@ from model.constants import HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.crops import read_crops
 from model.errors import CropError, UserError, one_line
 from model.grand_challenge import Entry, clear_result, find_stack, result, write_result
+from model.lean_start import lean_start
 from model.weights_folder import TENSOR_FILE, begin_sha256, choose_weights
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
@@ -159,17 +158,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             return one.parse_args(arguments, argparse.Namespace(run=run_case))
 
 
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """For imports and loading: their million objects stay, and to go through them time and again takes 0.2 s."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def _stop(arguments: argparse.Namespace, *_: object) -> None:
     """Ends the process at once; a server that is told to stop has done its work, anything else has not."""
     if hasattr(arguments, "output"):
@@ -188,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     def load() -> Predictor:
         weights = choose_weights(parsed.weights)
         begin_sha256(weights / TENSOR_FILE)
-        with no_garbage_collection():
+        with lean_start():
             from model.predictor import Predictor
 
             return Predictor(weights, parsed.device, parsed.views)

@@ -36,10 +36,10 @@ from model.weights_folder import BAKED
 READY = """
 import sys
 from pathlib import Path
-from process import no_garbage_collection
+from model.lean_start import lean_start
 from model.weights_folder import TENSOR_FILE, begin_sha256
 begin_sha256(Path(sys.argv[1]) / TENSOR_FILE)
-with no_garbage_collection():
+with lean_start():
     import torch
     from model import checkpoint
     network, _ = checkpoint.load(Path(sys.argv[1]))

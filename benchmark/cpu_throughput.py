@@ -39,7 +39,7 @@ def export(network: MitosisClassifier, channels: int, side: int, path: Path) -> 
     """Writes a network as ONNX, for any number of images."""
     torch.onnx.export(
         network, (torch.zeros(1, channels, side, side),), str(path), dynamo=False, opset_version=17,
-        input_names=["images"], dynamic_axes={"images": {0: "count"}},
+        input_names=["images"], output_names=["logits"], dynamic_axes={"images": {0: "count"}, "logits": {0: "count"}},
     )  # fmt: skip
 
 

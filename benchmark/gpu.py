@@ -144,6 +144,33 @@ def compiled_rate(bench: Bench, predictor: Predictor) -> dict:
     return {"batch_size": size, "first_run_seconds": round(first, 1), "views_a_second": round(size / seconds)}
 
 
+def graphed_rate(bench: Bench, predictor: Predictor) -> dict:
+    """What a CUDA graph would bring: the network's kernels recorded once for a fixed batch, started with one call."""
+    preprocessing, size = predictor.config.preprocessing, predictor.batch_size
+    shape = (size, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
+    images = torch.randn(shape, device=bench.device, dtype=predictor.dtype)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.inference_mode():
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # what chooses algorithms and fills caches must not be recorded
+            for _ in range(3):
+                expected = predictor.network(images)
+        torch.cuda.current_stream().wait_stream(stream)
+
+        def record() -> None:
+            nonlocal found
+            with torch.cuda.graph(graph):
+                found = predictor.network(images)
+
+        found = expected
+        seconds_to_record = timed(lambda: (record(), bench.wait()))
+        seconds = bench.seconds(graph.replay)
+    return {
+        "batch_size": size, "seconds_to_record": round(seconds_to_record, 2), "views_a_second": round(size / seconds),
+        "largest_difference_of_logits": float(f"{(found - expected).abs().max().item():.1e}"),
+    }  # fmt: skip
+
+
 def against_float32(bench: Bench, folder: Path, crops: list[np.ndarray], view_set: str) -> dict:
     """How far half precision on the device moves P(atypical) from float32 there."""
     expected = Predictor(folder, bench.device, view_set, dtype=torch.float32)(crops)
@@ -184,6 +211,8 @@ def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: 
     figures["case_peak_mib"] = bench.peak_mib()
     figures |= rates(bench, predictor, roof)
     figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))
+    if bench.device == "cuda":
+        figures["graphed"] = attempt(partial(graphed_rate, bench, predictor))
     del predictor
     figures["half_precision"] = against_float32(bench, folder, bench.crops[:512], view_set)
     reference = figures["reference"] = reference_rate(bench, folder, pth, view_set)

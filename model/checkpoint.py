@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from model.classifier import MitosisClassifier
 from model.constants import CLASSES, THRESHOLD
 from model.errors import WeightsError
+from model.lean_start import import_meta_functions
 from model.lean_timm import timm
 from model.preprocessing import Preprocessing
 from model.weights_folder import CONFIG_FILE, TENSOR_FILE, file_sha256, sha256_once
@@ -162,10 +163,11 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
             "architecture that timm has, or an argument of one."
         )
     try:
-        with torch.device("meta"), _NoInitialisation():
-            classifier = MitosisClassifier(
-                network.backbone, network.pooling, network.backbone_args, members=network.members
-            )
+        try:
+            classifier = _without_tensors(network)
+        except NotImplementedError:
+            import_meta_functions()
+            classifier = _without_tensors(network)
     except Exception as error:  # timm's architectures refuse their arguments in every way there is
         raise WeightsError(f"The network of {source.parent} cannot be built: {error}.") from error
     expected = classifier.state_dict()
@@ -180,6 +182,11 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
     classifier.load_state_dict(tensors, assign=True)
     _compute_buffers(classifier, network.backbone)
     return classifier
+
+
+def _without_tensors(network: Network) -> MitosisClassifier:
+    with torch.device("meta"), _NoInitialisation():
+        return MitosisClassifier(network.backbone, network.pooling, network.backbone_args, members=network.members)
 
 
 def _compute_buffers(classifier: MitosisClassifier, backbone: str) -> None:

@@ -5,8 +5,8 @@
     OUT/failures.csv        file,reason; the files that could not be used
     OUT/run.json            weights, settings and how far the run is, so that it can go on after an interruption
 
-Files are read ahead in threads while the network works, and results are written block by block, so memory does not
-grow with the number of files.
+While the network works on one block of files, others are read ahead in threads and the results of the one before are
+written, so the network does not wait for files, and memory does not grow with their number.
 """
 
 import csv
@@ -28,15 +28,19 @@ from tqdm import tqdm
 from model.constants import MICROMETRES_PER_PIXEL
 from model.crops import SUFFIXES, check_size, read_crops
 from model.errors import CaseError, CropError, one_line
-from model.grand_challenge import DECIMALS, result
+from model.grand_challenge import DECIMALS, Entry, result
 from model.predictor import Predictor
 
 PREDICTIONS, PREDICTIONS_JSON, FAILURES, RUN = "predictions.csv", "predictions.json", "failures.csv", "run.json"
 COLUMNS = {PREDICTIONS: ("file", "index", "class", "confidence"), FAILURES: ("file", "reason")}
 
 CROPS_PER_BLOCK = 256
+FILES_PER_BLOCK = 256
 FILES_AHEAD = 64
-READERS = 2
+READERS = max(2, min(8, (os.cpu_count() or 2) // 2))
+
+Block = list[tuple[Path, Tensor | str]]
+"""Files with the fields of view of their crops, (N, F, F, 3) uint8, or why they have none."""
 
 
 @dataclass
@@ -95,8 +99,9 @@ def classify_folder(
         progress = _continue(target, settings, source) if resume else _start(target, settings)
         left = islice(image_files(source), progress.files, None)
         with tqdm(total=total, initial=progress.files, unit="file", disable=not show_progress) as bar:
-            for block in _blocks(_read_ahead(left, lambda file: _read(source / file, predictor, mpp))):
-                _write_block(predictor, block, target, progress)
+            files = _read_ahead(left, lambda file: _read(source / file, predictor, mpp))
+            for block, entries in _predict_ahead(predictor, _blocks(files)):
+                _write_block(block, entries, target, progress)
                 bar.update(len(block))
         _write_json(target)
     except OSError as error:
@@ -154,23 +159,38 @@ def _read_ahead(files: Iterable[Path], read: Callable[[Path], Tensor | str]) -> 
             yield first, content.result()
 
 
-def _blocks(files: Iterable[tuple[Path, Tensor | str]]) -> Iterator[list[tuple[Path, Tensor | str]]]:
+def _blocks(files: Iterable[tuple[Path, Tensor | str]]) -> Iterator[Block]:
     block, crops = [], 0
     for file, content in files:
         block.append((file, content))
         crops += len(content) if isinstance(content, Tensor) else 0
-        if crops >= CROPS_PER_BLOCK or len(block) >= FILES_AHEAD:
+        if crops >= CROPS_PER_BLOCK or len(block) >= FILES_PER_BLOCK:
             yield block
             block, crops = [], 0
     if block:
         yield block
 
 
-def _write_block(
-    predictor: Predictor, block: list[tuple[Path, Tensor | str]], target: Path, progress: Progress
-) -> None:
-    fields = [content for _, content in block if isinstance(content, Tensor)]
-    entries = iter(result(predictor.predict_fields(torch.cat(fields))) if fields else [])
+def _predict_ahead(predictor: Predictor, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Entry]]]:
+    """Each block with the results of its crops, in order; the next one is predicted meanwhile."""
+
+    def predict(block: Block) -> list[Entry]:
+        fields = [content for _, content in block if isinstance(content, Tensor)]
+        return result(predictor.predict_fields(torch.cat(fields))) if fields else []
+
+    before: tuple[Block, Future] | None = None
+    with ThreadPoolExecutor(1) as network:
+        for block in blocks:
+            now = block, network.submit(predict, block)
+            if before:
+                yield before[0], before[1].result()
+            before = now
+        if before:
+            yield before[0], before[1].result()
+
+
+def _write_block(block: Block, results: Iterable[Entry], target: Path, progress: Progress) -> None:
+    entries = iter(results)
     rows: dict[str, list[tuple]] = {PREDICTIONS: [], FAILURES: []}
     for file, content in block:
         if isinstance(content, str):

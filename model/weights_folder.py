@@ -7,6 +7,7 @@
 
 import hashlib
 import logging
+import mmap
 import os
 import threading
 from concurrent.futures import Future
@@ -23,10 +24,6 @@ BAKED = Path(__file__).parent / "weights" / "default"
 
 UPLOADED = Path("/opt/ml/model")
 """Where the platform extracts the model tarball that was uploaded apart from the image."""
-
-BYTES_AT_ONCE = 1 << 24
-"""Read and hashed in one go. A thread that imports modules lets others run only every few milliseconds, so a background
-thread must do much each time."""
 
 _begun: dict[Path, Future[str]] = {}
 
@@ -91,8 +88,10 @@ def file_sha256(path: Path) -> str:
         OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        content = memoryview(bytearray(min(BYTES_AT_ONCE, max(1, path.stat().st_size))))
-        while count := file.readinto(content):
-            digest.update(content[:count])
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size:  # nothing cannot be mapped
+            # One call for the whole file: between two, a background thread waits while others import modules.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                content.madvise(mmap.MADV_WILLNEED)
+                digest.update(content)
     return digest.hexdigest()

@@ -205,11 +205,12 @@ def test_a_target_that_cannot_be_written_is_refused(
 
 
 def test_reading_is_bounded(tmp_path: Path, crops: list[np.ndarray], small_weights: Path, monkeypatch) -> None:
-    """However many files there are, no more than `FILES_AHEAD` are read before their results are written."""
+    """However many files there are, no more than two blocks and `FILES_AHEAD` are read before they are written."""
     (tmp_path / "in").mkdir()
     for number in range(40):
         cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), crops[0])
     monkeypatch.setattr(folder_module, "FILES_AHEAD", 4)
+    monkeypatch.setattr(folder_module, "FILES_PER_BLOCK", 3)
     read, written, most = [], [0], [0]
     read_crops, write_block = folder_module.read_crops, folder_module._write_block
 
@@ -218,12 +219,12 @@ def test_reading_is_bounded(tmp_path: Path, crops: list[np.ndarray], small_weigh
         most[0] = max(most[0], len(read) - written[0])
         return read_crops(path)
 
-    def write(predictor: Predictor, block: list, *rest: object) -> None:
-        write_block(predictor, block, *rest)
+    def write(block: list, *rest: object) -> None:
+        write_block(block, *rest)
         written[0] += len(block)
 
     monkeypatch.setattr(folder_module, "read_crops", count)
     monkeypatch.setattr(folder_module, "_write_block", write)
     classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out")
-    assert len(read) == 40 and most[0] <= 8
+    assert len(read) == 40 and most[0] <= 2 * 3 + 4
     assert len(list(image_files(tmp_path / "in"))) == 40

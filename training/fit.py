@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model.classifier import BackbonePerScale, MitosisClassifier
+from model.folding import fold
 from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
 from training.adapters import add_adapters
@@ -193,7 +194,9 @@ def predict(
     accelerator: Accelerator,
     exact: bool = True,
 ) -> np.ndarray:
-    """View-averaged logits (N,) of crops, by the container's own code; every process takes its share.
+    """View-averaged logits (N,) of crops, by the container's own code, which folds batch norms on the CPU.
+
+    Every process takes its share.
 
     Args:
         network: in evaluation mode afterwards.
@@ -206,6 +209,8 @@ def predict(
     network.eval()
     # Accelerate replaces the instance's `forward` by one in mixed precision; the class's own is the container's.
     forward = partial(type(network).forward, network) if exact else network
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "no":
+        forward = fold(accelerator.unwrap_model(network), preprocessing.channels, preprocessing.input_size)
     logits = torch.zeros(len(crops), dtype=torch.float64, device=accelerator.device)
     share = range(accelerator.process_index, len(crops), accelerator.num_processes)
     if len(share):

@@ -1,0 +1,85 @@
+"""A shorter start for a process that only predicts: what PyTorch and timm import and a prediction never uses waits.
+
+Where PyTorch is imported already, as in training and in the tests, everything is imported as usual.
+"""
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+META_FUNCTIONS = "torch._meta_registrations"
+"""Shapes of results, in Python, for the operations on the meta device that have no definition in C++."""
+
+DEFERRED = (META_FUNCTIONS, "torch.export", "torch.quantization")
+"""Imported when one of their attributes is used; a quarter of the time that `import torch` takes."""
+
+HIDDEN = ("huggingface_hub",)
+"""Not there at all, which timm puts up with: it is for downloads, and the container has no network."""
+
+
+class _Deferred(ModuleType):
+    """A module whose code runs when one of its attributes is missed. (Dunder names are for who only lists modules.)"""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        _run(self)
+        return getattr(self, name)
+
+
+def _run(module: _Deferred) -> None:
+    module.__class__ = ModuleType
+    module.__spec__.loader.exec_module(module)
+
+
+class _Later(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Deferred(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = module.__spec__.loader = self.loader
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name in HIDDEN:
+            raise ModuleNotFoundError(f"{name} is not imported for predictions.", name=name)
+        spec = PathFinder.find_spec(name, path) if name in DEFERRED else None
+        if spec:
+            spec.loader = _Later(spec.loader)
+        return spec
+
+
+_finder = _Finder()
+
+
+@contextmanager
+def lean_start() -> Iterator[None]:
+    """For the first imports of PyTorch and timm, and for loading a network.
+
+    Garbage is not collected meanwhile: their million objects stay, and to go through them time and again takes 0.2 s.
+    """
+    if "torch" not in sys.modules:
+        sys.meta_path.insert(0, _finder)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        if _finder in sys.meta_path:
+            sys.meta_path.remove(_finder)
+
+
+def import_meta_functions() -> None:
+    """Makes up for the deferral of `META_FUNCTIONS`; without effect where they were not deferred."""
+    module = sys.modules.get(META_FUNCTIONS)
+    if isinstance(module, _Deferred):
+        _run(module)
