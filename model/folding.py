@@ -3,6 +3,7 @@
 In evaluation mode a batch norm multiplies and shifts every channel by constants, which the convolution before it can do
 as well. And where TensorFlow's `same` padding adds one row more below than above, timm first copies the feature map
 into a larger one; symmetric padding, and a row of zeros on top of the kernel, give the same sums without the copy.
+oneDNN, finally, applies an activation while it writes a convolution's output, and can lay out kernels beforehand.
 """
 
 import copy
@@ -22,6 +23,18 @@ TOLERANCE = 1e-4
 # Subclasses may do more with their weights than to convolve with them.
 _CONVOLUTIONS = (nn.Conv2d, timm.layers.Conv2dSame)
 _NORMS = (nn.BatchNorm2d, timm.layers.BatchNormAct2d)
+
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.Identity: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+    nn.Hardswish: ("hardswish", []),
+}
+"""What oneDNN calls them, and their numbers."""
+
+_USUAL_BATCH = 16
+"""That kernels are laid out for; other batches give the same numbers."""
 
 
 @torch.no_grad()
@@ -45,16 +58,60 @@ def fold(network: nn.Module, channels: int, side: int) -> nn.Module:
     expected, inputs, pairs = _watch(folded, image)
     names = {module: name for name, module in folded.named_modules()}
     for convolution, shape in inputs.items():
-        norm = pairs.get(convolution)
+        norm, plain, activation = pairs.get(convolution), convolution, nn.Identity()
         if norm is not None:
             _absorb(convolution, norm)
-            folded.set_submodule(names[norm], norm.act if hasattr(norm, "act") else nn.Identity())
+            activation = getattr(norm, "act", activation)
         if isinstance(convolution, timm.layers.Conv2dSame):
-            folded.set_submodule(names[convolution], _padded_symmetrically(convolution, *shape[2:]))
+            plain = _padded_symmetrically(convolution, *shape[2:])
+        if _FusedConvolution.takes(plain, activation):
+            plain, activation = _FusedConvolution(plain, activation, shape), nn.Identity()
+        folded.set_submodule(names[convolution], plain)
+        if norm is not None:
+            folded.set_submodule(names[norm], activation)
     if torch.allclose(folded(image), expected, rtol=TOLERANCE, atol=TOLERANCE):
         return folded
     logger.info("The batch norms of this network cannot be folded into its convolutions; it runs as it is.")
     return network
+
+
+class _FusedConvolution(nn.Module):
+    """A convolution and the activation after it in one operation of oneDNN, the one that PyTorch's compiler uses.
+
+    Args:
+        convolution: with numbers for its padding, in float32 on the CPU.
+        activation: one of `_ACTIVATIONS`.
+        shape: of the input, whose batch size does not count.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module, shape: torch.Size) -> None:
+        super().__init__()
+        self.bias = convolution.bias
+        self.activation = _ACTIVATIONS[type(activation)]
+        self.geometry = (
+            *(list(sides) for sides in (convolution.padding, convolution.stride, convolution.dilation)),
+            convolution.groups,
+        )
+        self.kernel = torch.ops.mkldnn._reorder_convolution_weight(
+            convolution.weight.detach(), *self.geometry, [_USUAL_BATCH, *shape[1:]]
+        )
+
+    @staticmethod
+    def takes(convolution: nn.Conv2d, activation: nn.Module) -> bool:
+        """Whether this can be done with them here."""
+        return (
+            type(convolution) is nn.Conv2d
+            and convolution.padding_mode == "zeros"
+            and not isinstance(convolution.padding, str)
+            and type(activation) in _ACTIVATIONS
+            and torch.backends.mkldnn.is_available()
+            and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(
+            images, self.kernel, self.bias, *self.geometry, *self.activation, ""
+        )
 
 
 def _watch(

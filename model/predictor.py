@@ -62,7 +62,9 @@ class Predictor:
         if self.device.type == "cpu":
             keep_freed_memory()
             preprocessing = self.config.preprocessing
-            network = fold(network.float(), preprocessing.channels, preprocessing.input_size)
+            network = network.float()
+            if self.dtype == torch.float32:
+                network = fold(network, preprocessing.channels, preprocessing.input_size)
         try:
             # First to the device, as it is stored: what converts it there would take the processor seconds.
             self.network = network.to(self.device)
