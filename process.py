@@ -97,13 +97,14 @@ def run_server(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> 
 
 def run_folder(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> int:
     """A lab's own images."""
-    from model.folder import FAILURES, classify_folder
+    predictor = load()
+    from model.folder import FAILURES, classify_folder  # which imports PyTorch, as `load` does with care
 
     mpp = arguments.mpp
     if mpp is None:
         mpp = MICROMETRES_PER_PIXEL
         logger.info("The images are taken to have %s µm per pixel; say --mpp if they have not.", mpp)
-    done = classify_folder(load(), arguments.source, arguments.target, mpp, arguments.resume, sys.stderr.isatty())
+    done = classify_folder(predictor, arguments.source, arguments.target, mpp, arguments.resume, sys.stderr.isatty())
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
     if done.failed:
         failures = arguments.target / FAILURES

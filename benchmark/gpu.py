@@ -47,6 +47,7 @@ class Bench:
         crops: for throughput.
         runs: of everything that is short.
         real: whether the crops are of tissue.
+        compiles: whether to try `torch.compile`, which takes minutes on a CPU.
     """
 
     def __init__(self, trial: bool, crops: list[np.ndarray] | None) -> None:
@@ -57,6 +58,7 @@ class Bench:
         self.real = crops is not None
         self.crops = crops or draw_crops(2 if trial else 512)
         self.runs = 2 if trial else 20
+        self.compiles = not trial
 
     def wait(self) -> None:
         """Until the device has done what it was asked for."""
@@ -210,7 +212,8 @@ def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: 
     figures["case_seconds"] = round(bench.seconds(partial(predictor, case)), 4)
     figures["case_peak_mib"] = bench.peak_mib()
     figures |= rates(bench, predictor, roof)
-    figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))
+    if bench.compiles:
+        figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))
     if bench.device == "cuda":
         figures["graphed"] = attempt(partial(graphed_rate, bench, predictor))
     del predictor

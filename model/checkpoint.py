@@ -138,7 +138,7 @@ def load(folder: Path) -> tuple[MitosisClassifier, WeightsConfig]:
         if sha256_once(path) != config.sha256:
             raise WeightsError(f"{path} was altered: its SHA-256 is not the one in {CONFIG_FILE}; copy it again.")
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
     network = build(config.network, tensors, path)
     return network.eval().requires_grad_(False), config

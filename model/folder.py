@@ -5,8 +5,8 @@
     OUT/failures.csv        file,reason; the files that could not be used
     OUT/run.json            weights, settings and how far the run is, so that it can go on after an interruption
 
-While the network works on one block of files, others are read ahead in threads and the results of the one before are
-written, so the network does not wait for files, and memory does not grow with their number.
+While the network works on one block of files, threads read others ahead and write the results of the one before, so the
+network does not wait for files, and memory does not grow with their number.
 """
 
 import csv
@@ -36,11 +36,14 @@ COLUMNS = {PREDICTIONS: ("file", "index", "class", "confidence"), FAILURES: ("fi
 
 CROPS_PER_BLOCK = 256
 FILES_PER_BLOCK = 256
-FILES_AHEAD = 64
-READERS = max(2, min(8, (os.cpu_count() or 2) // 2))
+FILES_AHEAD = 256
+BYTES_AHEAD = 1 << 26
+READERS = 2
 
-Block = list[tuple[Path, Tensor | str]]
-"""Files with the fields of view of their crops, (N, F, F, 3) uint8, or why they have none."""
+Content = Tensor | str
+"""The fields of view of a file's crops, (N, F, F, 3) uint8, or why it has none."""
+
+Block = list[tuple[Path, Content]]
 
 
 @dataclass
@@ -99,10 +102,18 @@ def classify_folder(
         progress = _continue(target, settings, source) if resume else _start(target, settings)
         left = islice(image_files(source), progress.files, None)
         with tqdm(total=total, initial=progress.files, unit="file", disable=not show_progress) as bar:
-            files = _read_ahead(left, lambda file: _read(source / file, predictor, mpp))
-            for block, entries in _predict_ahead(predictor, _blocks(files)):
-                _write_block(block, entries, target, progress)
-                bar.update(len(block))
+            files = _read_ahead(
+                left, lambda file: _read(source / file, predictor, mpp), lambda file: _size(source / file)
+            )
+            written = Future()
+            written.set_result(None)
+            with ThreadPoolExecutor(1) as writer:
+                for block in _blocks(files):
+                    entries = _predict(predictor, block)
+                    written.result()
+                    written = writer.submit(_write_block, block, entries, target, progress)
+                    bar.update(len(block))
+                written.result()
         _write_json(target)
     except OSError as error:
         raise CaseError(f"{target} cannot be written ({error.strerror}); give a writable folder with space.") from error
@@ -125,8 +136,7 @@ def image_files(folder: Path, below: Path = Path()) -> Iterator[Path]:
             yield below / entry.name
 
 
-def _read(path: Path, predictor: Predictor, mpp: float) -> Tensor | str:
-    """The fields of view of a file's crops, or why it has none."""
+def _read(path: Path, predictor: Predictor, mpp: float) -> Content:
     try:
         crops = read_crops(path)
         if mpp != MICROMETRES_PER_PIXEL:
@@ -145,25 +155,49 @@ def rescale(crop: np.ndarray, mpp: float) -> np.ndarray:
     return cv2.resize(crop, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
-def _read_ahead(files: Iterable[Path], read: Callable[[Path], Tensor | str]) -> Iterator[tuple[Path, Tensor | str]]:
-    """Each file with what `read` makes of it, in order, `FILES_AHEAD` of them being read at most."""
-    waiting: deque[tuple[Path, Future]] = deque()
-    with ThreadPoolExecutor(READERS) as readers:
+def _read_ahead(
+    files: Iterable[Path], read: Callable[[Path], Content], size: Callable[[Path], int]
+) -> Iterator[tuple[Path, Content]]:
+    """Each file with what `read` makes of it, in order; at most `FILES_AHEAD` wait, or `BYTES_AHEAD` and one more."""
+    waiting: deque[tuple[Path, int, Future]] = deque()
+    held = 0
+
+    def first() -> tuple[Path, Content]:
+        nonlocal held
+        file, count, future = waiting.popleft()
+        held -= count
+        return file, future.result()
+
+    readers = ThreadPoolExecutor(READERS)
+    try:
         for file in files:
-            waiting.append((file, readers.submit(read, file)))
-            if len(waiting) >= FILES_AHEAD:
-                first, content = waiting.popleft()
-                yield first, content.result()
+            while waiting and (len(waiting) >= FILES_AHEAD or held >= BYTES_AHEAD):
+                yield first()
+            count = size(file)
+            held += count
+            waiting.append((file, count, readers.submit(read, file)))
         while waiting:
-            first, content = waiting.popleft()
-            yield first, content.result()
+            yield first()
+    finally:
+        readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _blocks(files: Iterable[tuple[Path, Tensor | str]]) -> Iterator[Block]:
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # which reading it will find out
+
+
+def _crops(content: Content) -> int:
+    return len(content) if isinstance(content, Tensor) else 0
+
+
+def _blocks(files: Iterable[tuple[Path, Content]]) -> Iterator[Block]:
     block, crops = [], 0
     for file, content in files:
         block.append((file, content))
-        crops += len(content) if isinstance(content, Tensor) else 0
+        crops += _crops(content)
         if crops >= CROPS_PER_BLOCK or len(block) >= FILES_PER_BLOCK:
             yield block
             block, crops = [], 0
@@ -171,22 +205,9 @@ def _blocks(files: Iterable[tuple[Path, Tensor | str]]) -> Iterator[Block]:
         yield block
 
 
-def _predict_ahead(predictor: Predictor, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Entry]]]:
-    """Each block with the results of its crops, in order; the next one is predicted meanwhile."""
-
-    def predict(block: Block) -> list[Entry]:
-        fields = [content for _, content in block if isinstance(content, Tensor)]
-        return result(predictor.predict_fields(torch.cat(fields))) if fields else []
-
-    before: tuple[Block, Future] | None = None
-    with ThreadPoolExecutor(1) as network:
-        for block in blocks:
-            now = block, network.submit(predict, block)
-            if before:
-                yield before[0], before[1].result()
-            before = now
-        if before:
-            yield before[0], before[1].result()
+def _predict(predictor: Predictor, block: Block) -> list[Entry]:
+    fields = [content for _, content in block if isinstance(content, Tensor)]
+    return result(predictor.predict_fields(torch.cat(fields))) if fields else []
 
 
 def _write_block(block: Block, results: Iterable[Entry], target: Path, progress: Progress) -> None:

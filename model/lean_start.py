@@ -5,6 +5,7 @@ Where PyTorch is imported already, as in training and in the tests, everything i
 
 import gc
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
@@ -31,9 +32,14 @@ class _Deferred(ModuleType):
         return getattr(self, name)
 
 
-def _run(module: _Deferred) -> None:
-    module.__class__ = ModuleType
-    module.__spec__.loader.exec_module(module)
+_one_at_a_time = threading.RLock()
+
+
+def _run(module: ModuleType) -> None:
+    with _one_at_a_time:
+        if isinstance(module, _Deferred):
+            module.__class__ = ModuleType
+            module.__spec__.loader.exec_module(module)
 
 
 class _Later(Loader):

@@ -23,8 +23,8 @@ BATCH_SIZE = {"cpu": 16, "cuda": 128}
 """Views that go through the network together. On a GPU a whole case of 16 crops with eight views is one batch; on the
 CPU larger ones outgrow the caches."""
 
-CROPS_A_COPY = 4096
-"""Fields of view copied to the device at once: about 0.1 GB."""
+CROPS_A_COPY = 1024
+"""Fields of view copied to the device at once: tens of megabytes."""
 
 
 class Predictor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -109,6 +110,12 @@ class Preprocessing:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtracts the mean and divides by the standard deviation: (N, 3, H, W) float in [0, 1] to the same shape."""
-        mean = images.new_tensor(self.mean).view(3, 1, 1)
-        std = images.new_tensor(self.std).view(3, 1, 1)
+        mean, std = (_channels(values, images.device, images.dtype) for values in (self.mean, self.std))
         return (images - mean) / std
+
+
+@cache
+def _channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(C, 1, 1); kept, since copying to a GPU waits for what the GPU is doing."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1)

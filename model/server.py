@@ -5,6 +5,8 @@ input folder now: 201 when the result is complete on disk, 422 with one sentence
 fault, 500 when the program is. A failed case does not end the server.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import signal
@@ -13,13 +15,16 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from model.errors import CaseError, CropError, UserError, one_line
-from model.predictor import Predictor
+
+if TYPE_CHECKING:  # `load` imports PyTorch, after the port answers
+    from model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 

@@ -64,7 +64,7 @@ def begin_sha256(path: Path) -> None:
     def compute() -> None:
         try:
             future.set_result(file_sha256(path))
-        except OSError as error:
+        except Exception as error:  # whatever it is, somebody waits
             future.set_exception(error)
 
     _begun[path] = future
@@ -86,6 +86,7 @@ def file_sha256(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: it became empty meanwhile.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -228,3 +228,19 @@ def test_reading_is_bounded(tmp_path: Path, crops: list[np.ndarray], small_weigh
     classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out")
     assert len(read) == 40 and most[0] <= 2 * 3 + 4
     assert len(list(image_files(tmp_path / "in"))) == 40
+
+
+def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "BYTES_AHEAD", 20)
+    read, done = [], []
+
+    def note(file: Path) -> str:
+        read.append(file)
+        return ""
+
+    files = [Path(f"{number}") for number in range(60)]
+    for file, _ in folder_module._read_ahead(files, note, lambda _: 10):
+        done.append(file)
+        time.sleep(0.002)  # for the readers to get as far as they may
+        assert len(read) - len(done) <= 2
+    assert done == files == read

@@ -11,9 +11,11 @@ from torch import nn
 
 from model import checkpoint
 from model.classifier import MitosisClassifier
-from model.folding import fold
+from model.folding import _FusedConvolution, fold
 from model.predictor import Predictor, calibrate, view_averaged_logits
 from model.weights_folder import TENSOR_FILE, file_sha256
+from training.adapters import add_adapters
+from training.config import AdapterConfig
 
 SIDE = 96
 
@@ -51,11 +53,41 @@ def test_the_logits_are_the_same(backbone: str, left: int, side: int) -> None:
     network = random_network(backbone)
     folded = fold(network, 3, side)
     assert folded is not network and norms(folded) == left and norms(network) > left
-    images = torch.randn(3, 3, side, side)
-    with torch.inference_mode():
-        expected = network(images)
-        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
+    for count in (3, 1, 16):
+        images = torch.randn(count, 3, side, side)
+        with torch.inference_mode():
+            expected = network(images)
+            torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0
+
+
+def fused(network: nn.Module) -> list[str]:
+    return [module.activation[0] for module in network.modules() if isinstance(module, _FusedConvolution)]
+
+
+def test_activations_are_fused() -> None:
+    folded = fold(random_network("tf_efficientnet_lite0"), 3, SIDE)
+    assert len(fused(folded)) == 49 and fused(folded).count("hardtanh") == 33
+    assert not any(isinstance(module, nn.ReLU6) for module in folded.modules())
+
+
+def test_without_onednn_the_logits_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = random_network("tf_efficientnet_lite0"), torch.randn(2, 3, SIDE, SIDE)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    folded = fold(network, 3, SIDE)
+    assert norms(folded) == 0 and not fused(folded)
+    torch.testing.assert_close(folded(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_whose_weights_others_look_at_are_no_hindrance() -> None:
+    """XCiT asks a convolution without batch norm for its device; adapters ask theirs for their type."""
+    network = random_network("xcit_nano_12_p8_224", img_size=SIDE)
+    assert norms(fold(network, 3, SIDE)) < norms(network)
+    adapted = random_network("tf_efficientnet_lite0").requires_grad_(True)
+    add_adapters(adapted, AdapterConfig(rank=2, targets=["pointwise"]))
+    adapted.eval().requires_grad_(False)
+    images = torch.randn(2, 3, SIDE, SIDE)
+    torch.testing.assert_close(fold(adapted, 3, SIDE)(images), adapted(images), rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_without_batch_norms_is_left_alone() -> None:

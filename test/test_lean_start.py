@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 from conftest import DEFAULT_WEIGHTS, REPOSITORY
 
@@ -51,6 +52,15 @@ with start():
     checkpoint.build(network, tensors, Path("folder/file"))
 assert lean_start.META_FUNCTIONS not in deferred()
 """
+FOLDER = """
+import process
+assert process.main(["folder", sys.argv[1], sys.argv[2], "--device", "cpu", "--views", "none"]) == 0
+assert deferred() == set(lean_start.DEFERRED)
+"""
+SERVER = """
+import model.server
+assert "torch" not in sys.modules
+"""
 USUAL = """
 import torch
 with start():
@@ -60,14 +70,20 @@ print(repr(predictor([crop])[0]))
 """
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, cwd=REPOSITORY)
+def run(code: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", START + code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_prediction_leaves_out_what_it_does_not_use_and_is_the_same() -> None:
     assert run(PREDICTION) == run(USUAL) != ""
+
+
+def test_every_mode_starts_like_that(tmp_path: Path) -> None:
+    run(FOLDER, str(REPOSITORY / "test" / "input"), str(tmp_path / "out"))
+    run(SERVER)
 
 
 def test_what_was_deferred_is_there_when_it_is_used() -> None:
