@@ -70,7 +70,7 @@ def test_a_recipe_learns_and_writes_weights_that_the_container_runs(
         "README.md", "config.json", "metrics.json", "model.safetensors", "training.yaml",
     ]  # fmt: skip
     assert json.loads((weights / "metrics.json").read_text()) == metrics
-    assert load_config(weights / "training.yaml", []).optimisation.epochs == 10
+    assert load_config(weights / "training.yaml", ["data.root=."]).optimisation.epochs == 10
     assert "It is no medical device" in " ".join((weights / "README.md").read_text().split())
     crops = [cv2.imread(str(data / f"{i}.png"))[..., ::-1] for i in range(30)]
     called = Predictor(weights, "cpu")(crops) >= 0.5

@@ -64,7 +64,7 @@ def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, Weight
         tensors = load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
-    config = load_config(folder / "training.yaml", [])
+    config = load_config(folder / "training.yaml", ["data.root=."])
     network = build_network(config)
     load_pretrained(network.backbone, backbone)
     add_adapters(network, config.adapter)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from omegaconf import MISSING
 
 from model.checkpoint import Calibration, Network, WeightsConfig
 from model.classifier import MitosisClassifier
@@ -68,7 +69,8 @@ def train(config: Config) -> dict:
 
     network = _fit_final(config, accelerator, samples, crops, run)
     weights = weights_config(config, calibration, metrics)
-    texts = {"training.yaml": to_yaml(config), "README.md": model_card(config, metrics, calibration)}
+    anywhere = replace(config, data=replace(config.data, root=MISSING))  # the weights travel, the folder does not
+    texts = {"training.yaml": to_yaml(anywhere), "README.md": model_card(config, metrics, calibration)}
     if config.adapter.rank > 0:
         if accelerator.is_main_process:
             save_adapter(output.with_name(f"{output.name}-adapter"), network, weights, texts)
