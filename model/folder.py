@@ -189,15 +189,11 @@ def _size(path: Path) -> int:
         return 0  # which reading it will find out
 
 
-def _crops(content: Content) -> int:
-    return len(content) if isinstance(content, Tensor) else 0
-
-
 def _blocks(files: Iterable[tuple[Path, Content]]) -> Iterator[Block]:
     block, crops = [], 0
     for file, content in files:
         block.append((file, content))
-        crops += _crops(content)
+        crops += len(content) if isinstance(content, Tensor) else 0
         if crops >= CROPS_PER_BLOCK or len(block) >= FILES_PER_BLOCK:
             yield block
             block, crops = [], 0

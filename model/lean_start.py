@@ -35,7 +35,8 @@ class _Deferred(ModuleType):
 _one_at_a_time = threading.RLock()
 
 
-def _run(module: ModuleType) -> None:
+def _run(module: ModuleType | None) -> None:
+    """Runs a deferred module's code; does nothing with any other."""
     with _one_at_a_time:
         if isinstance(module, _Deferred):
             module.__class__ = ModuleType
@@ -86,6 +87,4 @@ def lean_start() -> Iterator[None]:
 
 def import_meta_functions() -> None:
     """Makes up for the deferral of `META_FUNCTIONS`; without effect where they were not deferred."""
-    module = sys.modules.get(META_FUNCTIONS)
-    if isinstance(module, _Deferred):
-        _run(module)
+    _run(sys.modules.get(META_FUNCTIONS))
