@@ -20,7 +20,7 @@ from training.config import Config, ConfigError, load_config
 from training.engine import DivergedError, parameter_groups, warmup_cosine
 from training.fit import fit, targets_and_weights
 from training.manifest import Sample
-from training.train import CONFIGS, main, train
+from training.train import CONFIGS, main, train, train_only
 
 OVERRIDES = [
     "name=tiny", "network.backbone=test_efficientnet", "network.pretrained=''", "network.input_size=32",
@@ -146,6 +146,21 @@ def test_each_field_of_view_gets_a_backbone_and_data_sets_are_held_out_whole(dat
     )
 
 
+def test_fits_run_one_by_one_are_not_run_again(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    two_views = ["network.backbone_per_scale=true", "network.scales=[1.0,0.8]", "optimisation.epochs=2"]
+    config = config_for(data, tmp_path / "apart", *two_views)
+    for name in ("slides_1", "final_62"):
+        train_only(config, name)
+    caplog.set_level(logging.INFO)
+    metrics = train(config)
+    fitted = {record.getMessage().split()[0] for record in caplog.records if "loss/train" in record.getMessage()}
+    assert fitted == {"slides_0", "final_78"}
+    expected = train(config_for(data, tmp_path / "together", *two_views))
+    assert metrics == expected
+    written, together = (tmp_path / way / "weights/model.safetensors" for way in ("apart", "together"))
+    assert written.read_bytes() == together.read_bytes()
+
+
 def test_votes_become_targets_and_rare_domains_weigh_more(data: Path, tmp_path: Path) -> None:
     samples = [Sample(Path(f"{i}.png"), i % 2, "ab"[i > 5], "slide", "x", 2 / 3 if i < 2 else 1.0) for i in range(8)]
     hard = config_for(data, tmp_path, "optimisation.balance=0")
@@ -222,7 +237,9 @@ def test_tensors_that_half_precision_spoils_are_not_shipped(
     assert (tmp_path / "weights" / "config.json").read_text() == "earlier weights"
 
 
-def test_command_line_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no fit slides_2; there are: slides_0, slides_1, final"):
+        main(["compact", *recipe(data, tmp_path / "only"), "--only", "slides_2"])
     with pytest.raises(SystemExit, match=r"manifest\.csv cannot be read .*; give a folder of crops"):
         main(["compact", *recipe(tmp_path / "nowhere", tmp_path)])
     with pytest.raises(SystemExit, match="There is no recipe"):

@@ -207,10 +207,11 @@ def predict(
         exact: in float32, without TensorFloat-32; otherwise in the precision of training.
     """
     network.eval()
-    # Accelerate replaces the instance's `forward` by one in mixed precision; the class's own is the container's.
-    forward = partial(type(network).forward, network) if exact else network
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "no":
         forward = fold(accelerator.unwrap_model(network), preprocessing.channels, preprocessing.input_size)
+    else:
+        # Accelerate replaces the instance's `forward` by one in mixed precision; the class's own is the container's.
+        forward = partial(type(network).forward, network) if exact else network
     logits = torch.zeros(len(crops), dtype=torch.float64, device=accelerator.device)
     share = range(accelerator.process_index, len(crops), accelerator.num_processes)
     if len(share):

@@ -5,10 +5,10 @@ python -m training.train compact data.root=DIR optimisation.epochs=3
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,25 +21,21 @@ from omegaconf import MISSING
 
 from model.checkpoint import Calibration, Network, WeightsConfig
 from model.classifier import MitosisClassifier
-from model.constants import CLASSES
 from model.errors import UserError
-from training.adapters import merge_adapters
 from training.calibrate import fit_calibration
 from training.config import Config, ConfigError, load_config, to_yaml
+from training.cross_validation import cross_validate, hold_out
 from training.datasets import assign_folds, load_crops
 from training.describe import describe
 from training.evaluate import read_predictions, report_table
-from training.fit import fit, join, predict, preprocessing_of
+from training.fit import fit, join, preprocessing_of
 from training.manifest import Sample, read_manifest
 from training.model_card import model_card
-from training.shift import shifted
 from training.weights import merge_checked, save_adapter, save_checked
 
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
-VIEWS = "rot4"
-"""Views that held-out predictions are averaged over: half of the container's default, in half of the time."""
 
 
 def train(config: Config) -> dict:
@@ -52,11 +48,8 @@ def train(config: Config) -> dict:
         UserError: with a sentence for the user.
     """
     run, output = Path(config.run), Path(config.output)
-    run.mkdir(parents=True, exist_ok=True)
-    accelerator = accelerator_for(config)
-    keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
-    samples, crops = read_data(config, run, accelerator)
-    splits = _splits(config, samples)
+    accelerator, samples, crops = begin(config)
+    splits = list(_splits(config, samples))
     tables = [cross_validate(config, accelerator, samples, crops, run, split) for split in splits]
     metrics = report_table(tables[0], config.seed, *tables[1:])
     if len(tables) > 1:
@@ -83,8 +76,51 @@ def train(config: Config) -> dict:
     return metrics
 
 
-def _splits(config: Config, samples: Sequence[Sample]) -> list[str]:
-    """The splits to predict held-out crops of, after a look whether they can be made: before hours of training."""
+def train_only(config: Config, name: str) -> None:
+    """One fit of a recipe; `train` on the same run folder finds it done. So fits can run side by side.
+
+    Args:
+        config: the recipe.
+        name: of the fit and of its folder in the run folder: a split and a fold, such as `slides_0`, or `final`, with
+            the field of view behind it where each has a backbone, such as `final_78`.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    accelerator, samples, crops = begin(config)
+    folder = Path(config.run) / name
+    folds = {
+        f"{split}_{fold}": (held_out, fold)
+        for split, held_out in _splits(config, samples).items() for fold in range(held_out.max() + 1)
+    }  # fmt: skip
+    final = _final_fits(config)
+    if name in folds:
+        hold_out(config, accelerator, samples, crops, *folds[name], folder)
+    elif name in final:
+        recipe, seed = final[name]
+        fit(recipe, accelerator, crops, samples, None, folder, seed)
+    else:
+        raise ConfigError(f"The recipe has no fit {name}; there are: {', '.join([*folds, *final])}.")
+
+
+def begin(config: Config) -> tuple[Accelerator, list[Sample], list[np.ndarray]]:
+    """What runs a recipe, its samples and their crops, after a look whether the run folder is of the same ones.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    run = Path(config.run)
+    run.mkdir(parents=True, exist_ok=True)
+    accelerator = accelerator_for(config)
+    keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
+    samples = read_manifest(Path(config.data.root))
+    crops = load_crops(samples, preprocessing_of(config).largest_side)
+    keep(run / "data.sha256", _fingerprint(samples, crops), "other data", accelerator)
+    return accelerator, samples, crops
+
+
+def _splits(config: Config, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """The splits to predict held-out crops of, and the fold (N,) that each crop is held out in, for each of them."""
     splits = [config.data.split]
     if config.data.shift_split:
         names = {getattr(sample, config.data.shift_split.removesuffix("s")) for sample in samples}
@@ -92,24 +128,31 @@ def _splits(config: Config, samples: Sequence[Sample]) -> list[str]:
             splits.append(config.data.shift_split)
         else:
             logger.info("Only one of the %s: none is held out whole.", config.data.shift_split)
-    for split in splits:
-        assign_folds(samples, split, config.data.folds, config.seed)
-    return splits
+    return {split: assign_folds(samples, split, config.data.folds, config.seed) for split in splits}
 
 
 def _fit_final(
     config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray], run: Path
 ) -> MitosisClassifier:
     """The network fitted to all crops; adapters are not merged yet."""
+    members = [
+        fit(recipe, accelerator, crops, samples, None, run / name, seed)
+        for name, (recipe, seed) in _final_fits(config).items()
+    ]
+    return join(members) if len(members) > 1 else members[0]
+
+
+def _final_fits(config: Config) -> dict[str, tuple[Config, int]]:
+    """The recipe and the seed of every fit to all crops, by the name of its folder."""
     seed = config.seed + config.data.folds
     if not config.network.backbone_per_scale or len(config.network.scales) == 1:
-        return fit(config, accelerator, crops, samples, None, run / "final", seed)
-    members = []
+        return {"final": (config, seed)}
+    fits = {}
     for number, scale in enumerate(config.network.scales):
         side = preprocessing_of(config).side(scale)
-        of_scale = replace(config, network=replace(config.network, field_of_view=side, scales=[1.0]))
-        members.append(fit(of_scale, accelerator, crops, samples, None, run / f"final_{side}", seed + number))
-    return join(members)
+        network = replace(config.network, field_of_view=side, scales=[1.0])
+        fits[f"final_{side}"] = (replace(config, network=network), seed + number)
+    return fits
 
 
 def accelerator_for(config: Config) -> Accelerator:
@@ -121,76 +164,6 @@ def accelerator_for(config: Config) -> Accelerator:
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
     return accelerator
-
-
-def read_data(config: Config, run: Path, accelerator: Accelerator) -> tuple[list[Sample], list[np.ndarray]]:
-    """A recipe's samples and their crops, after a look whether the run was begun with the same ones.
-
-    Raises:
-        UserError: with a sentence for the user.
-    """
-    samples = read_manifest(Path(config.data.root))
-    crops = load_crops(samples, preprocessing_of(config).largest_side)
-    keep(run / "data.sha256", _fingerprint(samples, crops), "other data", accelerator)
-    return samples, crops
-
-
-def cross_validate(
-    config: Config,
-    accelerator: Accelerator,
-    samples: Sequence[Sample],
-    crops: Sequence[np.ndarray],
-    run: Path,
-    split: str,
-) -> Path:
-    """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
-
-    Args:
-        config: the recipe.
-        accelerator: where it runs.
-        samples: all of them.
-        crops: theirs.
-        run: its folder; what is found there is not done again.
-        split: what a fold is made of (see `training.datasets.assign_folds`).
-
-    Returns:
-        The table `held_out_SPLIT.csv`, a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
-    """
-    labels = np.array([sample.label for sample in samples])
-    held_out = assign_folds(samples, split, config.data.folds, config.seed)
-    logger.info(
-        "%d crops (%d atypical) of %d slides, %d folds of %s, on %s.",
-        len(samples), labels.sum(), len({s.group for s in samples}), held_out.max() + 1, split,
-        accelerator.device,
-    )  # fmt: skip
-    logits = np.empty((len(samples), 2))
-    for fold in np.unique(held_out):
-        folder = run / f"{split}_{fold}"
-        done = folder / "logits.npy"
-        inside, outside = np.flatnonzero(held_out != fold), np.flatnonzero(held_out == fold)
-        if not done.is_file():
-            training, validation = ([crops[i] for i in indices] for indices in (inside, outside))
-            network = fit(
-                config, accelerator, training, [samples[i] for i in inside], (validation, labels[outside]), folder,
-                config.seed + int(fold),
-            )  # fmt: skip
-            merge_adapters(network)
-            moved = shifted(validation, [samples[i].group for i in outside], config.seed)
-            predicted = [
-                predict(network, preprocessing_of(config), of, VIEWS, accelerator) for of in (validation, moved)
-            ]
-            del network
-            if accelerator.is_main_process:
-                partial = done.with_suffix(".partial.npy")
-                np.save(partial, np.stack(predicted, axis=1))
-                partial.replace(done)
-            accelerator.wait_for_everyone()
-        logits[outside] = np.load(done, allow_pickle=False)
-    table = run / f"held_out_{split}.csv"
-    if accelerator.is_main_process:
-        _write_table(table, samples, held_out, logits)
-    accelerator.wait_for_everyone()
-    return table
 
 
 def choose_precision(name: str) -> str:
@@ -219,7 +192,7 @@ def keep(path: Path, text: str, otherwise: str, accelerator: Accelerator) -> Non
         raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not known:
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # fits that start side by side each write theirs
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 
@@ -232,15 +205,6 @@ def _fingerprint(samples: Sequence[Sample], crops: Sequence[np.ndarray]) -> str:
         digest.update(("\0".join(map(str, of)) + "\0").encode())
         digest.update(crop.tobytes())
     return digest.hexdigest()
-
-
-def _write_table(path: Path, samples: Sequence[Sample], held_out: np.ndarray, logits: np.ndarray) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "label", "domain", "group", "fold", "logit", "shifted_logit"])
-        for sample, fold, pair in zip(samples, held_out, logits, strict=True):
-            label, both = CLASSES[sample.label], [f"{logit:.6f}" for logit in pair]
-            writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, *both])
 
 
 def weights_config(config: Config, calibration: Calibration, metrics: dict) -> WeightsConfig:
@@ -270,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("recipe", help=f"one of {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
+    parser.add_argument("--only", metavar="FIT", help="run one fit, such as slides_0 or final, beside others; and stop")
     parser.add_argument("--describe", action="store_true", help="print what the recipe costs as JSON, and stop")
     parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -277,6 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if parsed.describe:
             print(json.dumps(describe(load_config(path, ["data.root=.", *parsed.overrides])), indent=2))
+        elif parsed.only:
+            train_only(load_config(path, parsed.overrides), parsed.only)
         else:
             train(load_config(path, parsed.overrides))
     except UserError as error:

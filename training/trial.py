@@ -18,9 +18,10 @@ import numpy as np
 
 from model.errors import UserError
 from training.calibrate import cross_calibrate
-from training.config import load_config, to_yaml
+from training.config import load_config
+from training.cross_validation import cross_validate
 from training.evaluate import Predictions, read_predictions, report_table, scores
-from training.train import CONFIGS, accelerator_for, cross_validate, keep, read_data
+from training.train import CONFIGS, begin
 
 TABLE = Path(__file__).parent / "trials.csv"
 RUNS = Path("runs/trials")
@@ -48,11 +49,8 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     """
     run = RUNS / name
     config = load_config(CONFIGS / f"{recipe}.yaml", ["data.shift_split=''", *overrides, f"run={run}"])
-    run.mkdir(parents=True, exist_ok=True)
-    accelerator = accelerator_for(config)
-    keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     start = time.perf_counter()
-    samples, crops = read_data(config, run, accelerator)
+    accelerator, samples, crops = begin(config)
     metrics = report_table(cross_validate(config, accelerator, samples, crops, run, config.data.split), config.seed)
     overall = metrics["overall"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
