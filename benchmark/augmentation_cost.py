@@ -35,7 +35,7 @@ def main() -> None:
     config = load_config(RECIPE, ["data.root=."])
     size = config.optimisation.batch_size
     crops = draw_crops(size)
-    dataset = TrainingCrops(crops, [0.0] * size, [1.0] * size, config.augmentation, seed=0)
+    dataset = TrainingCrops(crops, [[0.0]] * size, [1.0] * size, config.augmentation, seed=0)
     network = build_network(config).to(memory_format=torch.channels_last).train()
     preprocessing = preprocessing_of(config)
     seconds: dict[str, list[float]] = {"crops_in_one_worker": [], "batch": [], "network": []}

@@ -138,7 +138,7 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
     def epoch(count: int) -> _Timed:
         labels = np.arange(count * optimisation.batch_size) % 2
         loader = DataLoader(
-            TrainingCrops(draw_crops(64) * (len(labels) // 64 + 1), labels, np.ones(len(labels)),
+            TrainingCrops(draw_crops(64) * (len(labels) // 64 + 1), labels[:, None], np.ones(len(labels)),
                           config.augmentation, 0),
             batch_size=optimisation.batch_size, sampler=BalancedSampler(labels, 1.0, 0),
             num_workers=config.data.workers,

@@ -73,14 +73,25 @@ class MitosisClassifier(nn.Module):
         Returns:
             (N,), of the type of the head's weights.
         """
+        features = self.features(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(self.dropout(features)).squeeze(2).mean(dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees of crops.
+
+        Args:
+            images: (N, 3 K, S, S), as for `forward`.
+
+        Returns:
+            (N, K, F), of the type of the head's weights; (N, 1, K F) where each field of view has its own backbone.
+        """
         if isinstance(self.backbone, BackbonePerScale):
             apart, features = 1, self.backbone(images)
         else:
             apart = images.shape[1] // 3
             features = self.backbone(_channels_last(images.unflatten(1, (-1, 3)).flatten(0, 1)))
-        with torch.autocast(images.device.type, enabled=False):
-            logits = self.head(self.dropout(features.to(self.head.weight.dtype))).squeeze(1)
-        return logits.unflatten(0, (-1, apart)).mean(dim=1)
+        return features.to(self.head.weight.dtype).unflatten(0, (-1, apart))
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -57,7 +57,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         cv2.imwrite(str(root / f"{i}.png"), crop)
         label = "atypical" if atypical else "normal"
-        rows.append({"file": f"{i}.png", "label": label, "dataset": "MIDOG21", "slide": f"{i % 8 * 15:03}.tiff"})
+        phase = ("NMF metaphase", "NMF prometaphase", "AMF other")[-1 if atypical else i % 2]
+        slide = f"{i % 8 * 15:03}.tiff"
+        rows.append({"file": f"{i}.png", "label": label, "dataset": "MIDOG21", "slide": slide, "expert1_phase": phase})
     with (root / "manifest.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

@@ -110,8 +110,8 @@ def test_the_sampler_balances_the_classes_and_starts_afresh_each_epoch() -> None
 
 
 def test_an_item_depends_on_its_place_alone(crops: list[np.ndarray], tmp_path: Path) -> None:
-    dataset = TrainingCrops(crops, [0, 1, 0, 1, 0], np.ones(5), AugmentationConfig(), seed=3)
-    again = TrainingCrops(crops, [0, 1, 0, 1, 0], np.ones(5), AugmentationConfig(), seed=3)
+    dataset = TrainingCrops(crops, [[0], [1], [0], [1], [0]], np.ones(5), AugmentationConfig(), seed=3)
+    again = TrainingCrops(crops, [[0], [1], [0], [1], [0]], np.ones(5), AugmentationConfig(), seed=3)
     again[(0, 0, 0)]
     for key in ((0, 5, 1), (2, 7, 1)):
         item, item_again = dataset[key], again[key]
@@ -172,12 +172,16 @@ def test_a_written_manifest_is_read_as_it_was(tmp_path: Path) -> None:
     for name in ("a.png", "b, c.png"):
         (tmp_path / "crops" / name).touch()
     samples = [
-        Sample(tmp_path / "crops" / "a.png", 1, "canine lymphoma, scanner", "slide 1", "x", 0.75),
+        Sample(
+            tmp_path / "crops" / "a.png", 1, "canine lymphoma, scanner", "slide 1", "x", 0.75, ("AMF other", "a, b")
+        ),
         Sample(tmp_path / "crops" / "b, c.png", 0, "d", "slide 2", "y"),
     ]
     path = write_manifest(tmp_path, samples)
-    assert path.read_text().startswith("path,label,domain,group,source,agreement\ncrops/a.png,atypical,")
+    assert path.read_text().startswith("path,label,domain,group,source,agreement,phases\ncrops/a.png,atypical,")
     assert read_manifest(tmp_path) == samples
     path.write_text(path.read_text().replace("0.75", "0.3"))
     with pytest.raises(DataError, match=r"line 2: the agreement is 0\.3"):
         read_manifest(tmp_path)
+    path.write_text("path,label,domain,group,source,agreement\ncrops/a.png,normal,d,s,x,1\n")
+    assert read_manifest(tmp_path)[0].phases == ()

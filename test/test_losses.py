@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.losses import domain_weights, focal_loss
+from training.config import LossConfig
+from training.losses import classification_loss, domain_weights, focal_loss
 
 
 def test_against_a_hand_computation() -> None:
@@ -33,6 +34,17 @@ def test_extreme_logits_have_finite_losses_and_gradients(logit: float) -> None:
     losses = focal_loss(logits, torch.tensor([0.0, 1.0]), gamma=2.0)
     losses.sum().backward()
     assert torch.isfinite(losses).all() and torch.isfinite(logits.grad).all()
+
+
+def test_phases_add_their_cross_entropy_where_they_are_known() -> None:
+    """Two phases of equal logits cost ln 2, whatever the experts' shares are."""
+    logits = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, math.log(3)]])
+    targets = torch.tensor([[1.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    of_class = focal_loss(logits[:, 0], targets[:, 0], gamma=2.0)
+    losses = classification_loss(logits, targets, LossConfig(gamma=2.0, phases=0.3))
+    expected = [0.3 * math.log(2), 0, 0.3 * math.log(4)]
+    assert (losses - of_class).tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(classification_loss(logits[:, :1], targets[:, :1], LossConfig()), of_class)
 
 
 def test_domain_weights_against_a_hand_computation() -> None:

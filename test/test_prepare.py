@@ -368,4 +368,7 @@ def test_amibr_s_training_crops_are_all_different(tmp_path: Path) -> None:
     assert Counter(sample.agreement for sample in prepared.samples) == {1: 2252, 0.6667: 642}
     assert summary(prepared).splitlines()[-1].split() == ["all", "146", "2246", "648"]
     own = read_manifest(shared("amibr"))
-    assert [(s.path.name, s.label) for s in prepared.samples] == [(s.path.name, s.label) for s in own]
+    assert [(s.path.name, s.label, s.phases) for s in prepared.samples] == [
+        (s.path.name, s.label, s.phases) for s in own
+    ]
+    assert {len(sample.phases) for sample in own} == {2} and len({sample.phases[0] for sample in own}) == 8

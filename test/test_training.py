@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from model.predictor import Predictor
 from training import fit as fit_module
 from training.config import Config, ConfigError, load_config
 from training.engine import DivergedError, parameter_groups, warmup_cosine
-from training.fit import fit, targets_and_weights
+from training.fit import build_network, fit, targets_and_weights
 from training.manifest import Sample
 from training.train import CONFIGS, main, train, train_only
 
@@ -28,6 +29,7 @@ OVERRIDES = [
     "data.folds=2", "data.workers=0", "data.soft_labels=false", "optimisation.epochs=4", "optimisation.batch_size=8",
     "optimisation.average_decay=0.8", "augmentation.brightness=0.02", "augmentation.contrast=0.02",
     "augmentation.stain=0", "augmentation.gamma=0", "augmentation.noise=2", "stored_dtype=float32",
+    "loss.gamma=2", "loss.phases=0",
 ]  # fmt: skip
 
 
@@ -165,19 +167,34 @@ def test_votes_become_targets_and_rare_domains_weigh_more(data: Path, tmp_path: 
     samples = [Sample(Path(f"{i}.png"), i % 2, "ab"[i > 5], "slide", "x", 2 / 3 if i < 2 else 1.0) for i in range(8)]
     hard = config_for(data, tmp_path, "optimisation.balance=0")
     targets, weights = targets_and_weights(hard, samples)
-    assert targets.tolist() == [0, 1] * 4 and weights.tolist() == [1] * 8
+    assert targets[:, 0].tolist() == [0, 1] * 4 and weights.tolist() == [1] * 8
     both = config_for(data, tmp_path, "optimisation.balance=0", "data.soft_labels=true", "loss.domain_weighted=true")
     targets, weights = targets_and_weights(both, samples)
-    assert targets.tolist() == pytest.approx([1 / 3, 2 / 3, *[0, 1] * 3])
+    assert targets[:, 0].tolist() == pytest.approx([1 / 3, 2 / 3, *[0, 1] * 3])
     assert weights[7] > 1 > weights[0] and weights.mean() == pytest.approx(1)
+
+
+def test_phases_are_a_second_task_in_training_alone(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+    named = [("a", "a"), ("a", "b"), ()]
+    samples = [Sample(Path(f"{i}.png"), i % 2, "", "", phases=named[i]) for i in range(3)]
+    config = config_for(data, tmp_path, "loss.phases=0.5")
+    assert targets_and_weights(config, samples, ["a", "b"])[0].tolist() == [[0, 1, 0], [1, 0.5, 0.5], [0, 0, 0]]
+    network = build_network(config, phases=2)
+    assert network.train()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2,)
+    phases = [replace(sample, phases=("ab"[i % 2],)) for i, sample in enumerate(samples * 20)]
+    fitted = fit(config, Accelerator(), crops * 12, phases, None, tmp_path / "fit", seed=0)
+    assert fitted.state_dict().keys() == build_network(config).state_dict().keys()
+    kept = torch.load(tmp_path / "fit" / "checkpoint.pt")["average"]
+    assert kept["phase_head.weight"].shape == (2, fitted.head.in_features)
 
 
 def test_a_recipe_with_every_option_learns(data: Path, tmp_path: Path) -> None:
     metrics = train(
         config_for(
-            data, tmp_path, "loss.domain_weighted=true", "augmentation.mixup=0.2", "augmentation.cutmix=1.0",
-            "augmentation.mixed=0.3", "augmentation.elastic=1.0", "optimisation.accumulation=2",
-            "optimisation.epochs=12",
+            data, tmp_path, "loss.domain_weighted=true", "loss.phases=0.3", "augmentation.mixup=0.2",
+            "augmentation.cutmix=1.0", "augmentation.mixed=0.3", "augmentation.elastic=1.0",
+            "optimisation.accumulation=2", "optimisation.epochs=12",
         )
     )  # fmt: skip
     assert metrics["overall"]["roc_auc"]["value"] > 0.8

@@ -131,7 +131,7 @@ def mix(images: Tensor, targets: Tensor, weights: Tensor, numbers: dict[str, Ten
 
     Args:
         images: (N, 3, S, S).
-        targets: (N,) 0 to 1.
+        targets: (N, T) 0 to 1.
         weights: (N,) in the loss.
         numbers: `own_share` (N,) and `rectangle` (N, 4), left, top, right, bottom as fractions of the side.
 
@@ -147,7 +147,8 @@ def mix(images: Tensor, targets: Tensor, weights: Tensor, numbers: dict[str, Ten
         return images, targets, weights
     share = own.mean(dim=(1, 2))
     mixed = torch.lerp(images.flip(0), images, own.unsqueeze(1))
-    targets, weights = (torch.lerp(of.flip(0), of, share) for of in (targets, weights))
+    targets = torch.lerp(targets.flip(0), targets, share.unsqueeze(1))
+    weights = torch.lerp(weights.flip(0), weights, share)
     return mixed.contiguous(memory_format=torch.channels_last), targets, weights
 
 

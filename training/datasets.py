@@ -86,7 +86,7 @@ class TrainingCrops(Dataset):
 
     Args:
         crops: N arrays (H, W, 3) uint8, all of one size.
-        targets: (N,) what the network is to say, 0 to 1.
+        targets: (N, T) what the network is to say, 0 to 1.
         weights: (N,) weight of each crop in the loss.
         augmentation: how far crops are altered.
         seed: of the run.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,7 +24,7 @@ from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
 from training.adapters import add_adapters
 from training.averaging import ChangingState, WeightAverage
-from training.config import Config, ConfigError
+from training.config import Config, ConfigError, NetworkConfig
 from training.datasets import BalancedSampler, TrainingCrops
 from training.engine import DivergedError, parameter_groups, train_epoch, warmup_cosine
 from training.losses import domain_weights
@@ -36,6 +36,31 @@ logger = logging.getLogger(__name__)
 VALIDATION_BATCH = 32
 
 
+class TrainableClassifier(MitosisClassifier):
+    """The network with a second head that only training needs: for the phases of mitosis.
+
+    Args:
+        config: the network's.
+        phases: how many; 0 for no second head.
+    """
+
+    def __init__(self, config: NetworkConfig, phases: int = 0) -> None:
+        super().__init__(config.backbone, config.pooling, config.backbone_args, config.dropout)
+        self.phase_head = nn.Linear(self.backbone.head_hidden_size, phases) if phases else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N,), as `MitosisClassifier.forward` says; in training with phases (N, 1 + P), the phases' behind.
+
+        Args:
+            images: (N, 3 K, S, S); in training with phases K is 1.
+        """
+        if not self.training or self.phase_head is None:
+            return super().forward(images)
+        features = self.features(images).squeeze(1)
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.cat([head(self.dropout(features)) for head in (self.head, self.phase_head)], dim=1)
+
+
 def preprocessing_of(config: Config) -> Preprocessing:
     """The preprocessing that a recipe's network is trained for."""
     network = config.network
@@ -44,11 +69,10 @@ def preprocessing_of(config: Config) -> Preprocessing:
     )
 
 
-def build_network(config: Config) -> MitosisClassifier:
-    """A recipe's network before any weights are loaded or adapters added."""
-    network, optimisation = config.network, config.optimisation
-    classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args, network.dropout)
-    if optimisation.gradient_checkpointing:
+def build_network(config: Config, phases: int = 0) -> TrainableClassifier:
+    """A recipe's network before any weights are loaded or adapters added, with a head for so many phases."""
+    classifier = TrainableClassifier(config.network, phases)
+    if config.optimisation.gradient_checkpointing:
         classifier.backbone.set_grad_checkpointing()
     return classifier
 
@@ -86,7 +110,8 @@ def fit(
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
     torch.manual_seed(seed)  # every process builds the same network
     optimisation, preprocessing = config.optimisation, preprocessing_of(config)
-    network = build_network(config)
+    phases = sorted({name for sample in samples for name in sample.phases}) if config.loss.phases > 0 else []
+    network = build_network(config, len(phases))
     if config.network.pretrained:
         load_pretrained(network.backbone, config.network.pretrained)
     if config.adapter.rank > 0:
@@ -102,7 +127,7 @@ def fit(
         )
     sampler = BalancedSampler(labels, optimisation.balance, seed)
     batches = DataLoader(
-        TrainingCrops(crops, *targets_and_weights(config, samples), config.augmentation, seed),
+        TrainingCrops(crops, *targets_and_weights(config, samples, phases), config.augmentation, seed),
         batch_size=optimisation.batch_size // accelerator.num_processes,
         sampler=sampler,
         num_workers=config.data.workers,
@@ -152,6 +177,7 @@ def fit(
         writer.close()
     accelerator.wait_for_everyone()
     average.copy_to(plain)
+    plain.phase_head = None
     accelerator.free_memory()
     return plain.eval()
 
@@ -176,10 +202,18 @@ def join(members: Sequence[MitosisClassifier]) -> MitosisClassifier:
     return joined.eval()
 
 
-def targets_and_weights(config: Config, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """What the network is to say of each sample, 0 to 1, and the sample's weight in the loss; both (N,)."""
+def targets_and_weights(
+    config: Config, samples: Sequence[Sample], phases: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the network is to say of each sample, and the sample's weight in the loss.
+
+    Returns:
+        (N, 1 + P): how atypical it is, and the share of the experts for each of P phases, 0 to 1; (N,).
+    """
     labels = np.array([sample.label for sample in samples], dtype=float)
-    targets = np.array([sample.soft_label for sample in samples]) if config.data.soft_labels else labels
+    atypical = [sample.soft_label for sample in samples] if config.data.soft_labels else labels
+    shares = [[sample.phases.count(name) / max(1, len(sample.phases)) for name in phases] for sample in samples]
+    targets = np.column_stack([atypical, np.reshape(shares, (len(samples), len(phases)))])
     if not config.loss.domain_weighted:
         return targets, np.ones(len(samples))
     domains = [sample.domain for sample in samples]

@@ -1,7 +1,7 @@
 """The open sets of atypical and normal mitotic figures, read from the folders they are downloaded as.
 
     AMi-Br      a table slide,dataset,uid,expertN_atypical,majority_atypical and crops DATASET_UID (its repository),
-                or a table file,label,dataset,slide,expertN
+                or a table file,label,dataset,slide,expertN,expertN_phase
     MIDOG25     a table image_id,filename,Tumor,Scanner,Species,expertN,majority
     OMG-Octo    a table image_id,filename,majority, or image_file,label
     AtNorM-Br   no table; folders Atypical and Normal
@@ -26,6 +26,7 @@ from training.tables import Row, find_crop, find_table, folder_label, images, sp
 
 NO_VOTE = ("", "nan", "none")
 VOTE_COLUMN = re.compile(r"expert_?\d+(_atypical)?")
+PHASE_COLUMN = re.compile(r"expert_?\d+_phase")
 MIDOG21_SLIDES = frozenset(f"MIDOG/{number:03d}" for number in range(1, 151))
 """Groups of the MIDOG challenges' slides that are MIDOG 2021's, all of human breast cancer."""
 
@@ -169,11 +170,9 @@ def read_table_set(
         try:
             about = figure(row)
             label = spelled(about.label, "label")
-            votes = [
-                spelled(row[name], name) == 1
-                for name in row
-                if VOTE_COLUMN.fullmatch(name) and row[name].lower() not in NO_VOTE
-            ]
+            said = {name: value for name, value in row.items() if value.lower() not in NO_VOTE}
+            votes = [spelled(said[name], name) == 1 for name in said if VOTE_COLUMN.fullmatch(name)]
+            phases = tuple(said[name] for name in said if PHASE_COLUMN.fullmatch(name))
             path = find_crop(crops, about.crop, label)
         except ValueError as error:
             raise DataError(f"{where}: {error}.") from error
@@ -189,7 +188,7 @@ def read_table_set(
         except ValueError as error:
             data.doubtful.append(f"{where}: {error}")
             continue
-        data.samples.append(Sample(path, label, about.domain, about.group, source, agreement))
+        data.samples.append(Sample(path, label, about.domain, about.group, source, agreement, phases))
     if missing:
         others = f", as for {len(missing) - 1} more rows" if len(missing) > 1 else ""
         raise DataError(f"{missing[0]}{others}; download the crops again, or remove the rows.")

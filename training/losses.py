@@ -6,6 +6,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.config import LossConfig
+
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float, smoothing: float = 0.0) -> Tensor:
     """Binary focal loss of each sample.
@@ -27,6 +29,22 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, smoothing: float = 
     targets = labels * (1 - smoothing) + smoothing / 2
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (targets - logits.sigmoid()).abs() ** gamma * cross_entropy
+
+
+def classification_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
+    """The loss of each crop: focal loss of the class, and cross-entropy of the phase of mitosis as a second task.
+
+    Args:
+        logits: (N, 1 + P), of the positive class and of P phases; P may be 0.
+        targets: (N, 1 + P) in [0, 1]; the phases' sum to one, or are all 0 where they are not known.
+        config: what counts how much.
+
+    Returns:
+        (N,), not negative.
+    """
+    of_class = focal_loss(logits[:, 0], targets[:, 0], config.gamma, config.label_smoothing)
+    of_phase = -(targets[:, 1:] * logits[:, 1:].log_softmax(dim=1)).sum(dim=1)
+    return of_class + config.phases * of_phase
 
 
 def domain_weights(labels: Sequence[int], domains: Sequence[str], balance: float, smoothing: float) -> np.ndarray:

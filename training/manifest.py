@@ -1,7 +1,8 @@
 """The manifest: which crops there are, what experts called them, and where they come from.
 
-`manifest.csv` has the columns path, label, domain, group, source and agreement, as `training.prepare` writes it. The
-table that AMi-Br's crops come with (file, label, dataset, slide and the experts' votes) is understood as it is.
+`manifest.csv` has the columns path, label, domain, group, source, agreement and phases, as `training.prepare` writes
+it. The table that AMi-Br's crops come with (file, label, dataset, slide, the experts' votes and phases) is understood
+as it is.
 """
 
 import csv
@@ -15,6 +16,8 @@ from model.errors import UserError
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "domain", "group", "source", "agreement")
+PHASES = "phases"
+"""A column more, which may be missing: names with semicolons between them."""
 AMIBR_COLUMNS = ("file", "label", "dataset", "slide")
 
 
@@ -33,6 +36,7 @@ class Sample:
         group: slide; crops of one slide are never split between training and validation.
         source: the data set it was published in.
         agreement: share of the experts that gave the label, 1/2 to 1; 1 where their votes are not known.
+        phases: the phase of mitosis as experts named it, a name an expert; none where it is not known.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class Sample:
     group: str
     source: str = ""
     agreement: float = 1.0
+    phases: tuple[str, ...] = ()
 
     @property
     def soft_label(self) -> float:
@@ -95,12 +100,13 @@ def write_manifest(root: Path, samples: Sequence[Sample]) -> Path:
     try:
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            writer.writerow([*COLUMNS, PHASES])
             for sample in samples:
                 inside = sample.path.is_relative_to(root)
                 name = (sample.path.relative_to(root) if inside else sample.path.resolve()).as_posix()
                 label = CLASSES[sample.label]
-                writer.writerow([name, label, sample.domain, sample.group, sample.source, f"{sample.agreement:.4g}"])
+                about = (sample.domain, sample.group, sample.source, f"{sample.agreement:.4g}")
+                writer.writerow([name, label, *about, ";".join(sample.phases)])
         os.replace(partial, path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}; give a writable folder with space.") from error
@@ -166,8 +172,8 @@ def _sample(root: Path, row: dict[str, str]) -> Sample:
     agreement = float(row["agreement"] or 1)
     if not 0.5 <= agreement <= 1:
         raise ValueError(f"the agreement is {row['agreement']}; write the share of experts who gave the label")
-    label = _LABELS[row["label"]]
-    return Sample(root / row["path"], label, row["domain"], row["group"], row["source"], agreement)
+    label, phases = _LABELS[row["label"]], tuple(filter(None, (row.get(PHASES) or "").split(";")))
+    return Sample(root / row["path"], label, row["domain"], row["group"], row["source"], agreement, phases)
 
 
 def _amibr_sample(root: Path, row: dict[str, str]) -> Sample:
@@ -177,4 +183,5 @@ def _amibr_sample(root: Path, row: dict[str, str]) -> Sample:
     ]
     dataset, slide = row["dataset"], row["slide"]
     domain, group = amibr_domain(dataset, slide), f"{dataset}/{slide}"
-    return Sample(root / row["file"], label, domain, group, dataset, vote_share(votes, label))
+    phases = tuple(row[column] for column in ("expert1_phase", "expert2_phase") if row.get(column))
+    return Sample(root / row["file"], label, domain, group, dataset, vote_share(votes, label), phases)

@@ -193,7 +193,7 @@ def _check_target(target: Path) -> None:
     path = target / MANIFEST
     if path.exists():
         rows = read_table(path, "give another folder")
-        if rows and tuple(rows[0]) != COLUMNS:
+        if rows and tuple(rows[0])[: len(COLUMNS)] != COLUMNS:
             raise DataError(f"{path} was not written by this program; give another folder for the new manifest.")
 
 

@@ -198,10 +198,13 @@ def keep(path: Path, text: str, otherwise: str, accelerator: Accelerator) -> Non
 
 
 def _fingerprint(samples: Sequence[Sample], crops: Sequence[np.ndarray]) -> str:
-    """SHA-256 of what is trained on: names, labels, votes, slides, domains and pixels, in order."""
+    """SHA-256 of what is trained on: names, labels, votes, slides, domains, phases and pixels, in order."""
     digest = hashlib.sha256()
     for sample, crop in zip(samples, crops, strict=True):
-        of = (sample.path.name, sample.label, sample.agreement, sample.group, sample.domain, sample.source)
+        of = (
+            sample.path.name, sample.label, sample.agreement, sample.group, sample.domain, sample.source,
+            *sample.phases,
+        )  # fmt: skip
         digest.update(("\0".join(map(str, of)) + "\0").encode())
         digest.update(crop.tobytes())
     return digest.hexdigest()
