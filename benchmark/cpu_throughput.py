@@ -54,15 +54,25 @@ def onnx_runtime(path: Path, cores: int, _: int) -> Run:
 
 
 def openvino(path: Path, cores: int, batch_size: int) -> Run:
-    """The network in OpenVINO, compiled for a batch size."""
+    """The network in OpenVINO as it is fastest: a stream a core, and for each of them four requests a batch."""
     import openvino
 
+    requests = min(batch_size, 4 * cores)
     core = openvino.Core()
     model = core.read_model(path)
-    model.reshape([batch_size, *(dimension.get_length() for dimension in model.input(0).partial_shape[1:])])
-    options = {"INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(model, "CPU", options)
-    return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+    model.reshape([batch_size // requests, *(side.get_length() for side in model.input(0).partial_shape[1:])])
+    options = {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores, "INFERENCE_PRECISION_HINT": "f32"}
+    queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options))
+
+    def run(images: Tensor) -> Tensor:
+        logits = np.empty((requests, batch_size // requests), dtype=np.float32)
+        queue.set_callback(lambda request, i: np.copyto(logits[i], request.get_output_tensor().data))
+        for i, part in enumerate(images.contiguous().numpy().reshape(requests, -1, *images.shape[1:])):
+            queue.start_async({0: part}, i)
+        queue.wait_all()
+        return torch.from_numpy(logits.ravel())
+
+    return run
 
 
 def main() -> None:
