@@ -10,6 +10,7 @@ the reference's, that PIL resizes a little differently.
 """
 
 import argparse
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -54,10 +55,10 @@ def onnx_runtime(path: Path, cores: int, _: int) -> Run:
 
 
 def openvino(path: Path, cores: int, batch_size: int) -> Run:
-    """The network in OpenVINO as it is fastest: a stream a core, and for each of them four requests a batch."""
+    """The network in OpenVINO as it is fastest: one stream per core, with up to four requests each a batch."""
     import openvino
 
-    requests = min(batch_size, 4 * cores)
+    requests = math.gcd(batch_size, 4 * cores)
     core = openvino.Core()
     model = core.read_model(path)
     model.reshape([batch_size // requests, *(side.get_length() for side in model.input(0).partial_shape[1:])])

@@ -172,7 +172,7 @@ def _plain(trial: bool, steps: int) -> dict:
     for step in range(steps + 3):
         if step == 3:
             start = time.perf_counter()
-        loss = focal_loss(network(images), targets, config.loss.gamma, config.loss.label_smoothing).mean()
+        loss = focal_loss(network(images)[:, 0], targets, config.loss.gamma, config.loss.label_smoothing).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -183,5 +183,14 @@ def test_a_written_manifest_is_read_as_it_was(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("0.75", "0.3"))
     with pytest.raises(DataError, match=r"line 2: the agreement is 0\.3"):
         read_manifest(tmp_path)
+    with pytest.raises(DataError, match="line 2: the phase 'a;b' has a semicolon"):
+        (tmp_path / "amibr").mkdir()
+        (tmp_path / "amibr" / "a.png").touch()
+        (tmp_path / "amibr" / "manifest.csv").write_text(
+            "file,label,dataset,slide,expert1_phase\na.png,normal,TUPAC16,1.tif,a;b\n"
+        )
+        read_manifest(tmp_path / "amibr")
+    path.write_text("path,label,domain,group,source,agreement,phases\ncrops/a.png,normal,d,s,x,1, a; ;b \n")
+    assert read_manifest(tmp_path)[0].phases == ("a", "b")
     path.write_text("path,label,domain,group,source,agreement\ncrops/a.png,normal,d,s,x,1\n")
     assert read_manifest(tmp_path)[0].phases == ()

@@ -101,6 +101,10 @@ def facts(samples: list[Sample]) -> list[tuple[str, int, str, str, float]]:
     return [(s.path.name, s.label, s.domain, s.group, s.agreement) for s in samples]
 
 
+def phases(samples: list[Sample]) -> list[tuple[str, ...]]:
+    return [sample.phases for sample in samples]
+
+
 def test_amibr_is_read_in_both_layouts(tmp_path: Path) -> None:
     expected = [
         ("MIDOG21_6.png", 0, "human breast cancer, Hamamatsu XR", "MIDOG/002", 1),
@@ -110,17 +114,21 @@ def test_amibr_is_read_in_both_layouts(tmp_path: Path) -> None:
     ]
     repository = write_amibr(tmp_path / "repository")
     assert facts(read_amibr(repository).samples) == expected
+    named = [("NMF metaphase",) * 2, ("AMF other", "NMF metaphase"), ("NMF metaphase",) * 2, ("AMF other",) * 2]
+    assert phases(read_amibr(repository).samples) == named
     sorted_ = tmp_path / "sorted"
     for name, label in (("MIDOG21_6", "normal"), ("MIDOG21_7", "atypical")):
         (sorted_ / label).mkdir(parents=True)
         shutil.copy(repository / "patches" / f"{name}.png", sorted_ / label)
     write_table(
         sorted_ / "manifest.csv",
-        "file,label,dataset,slide,expert1,expert2,expert3,expert1_phase",
-        "normal/MIDOG21_6.png,normal,MIDOG21,002.tiff,False,False,False,NMF metaphase",
-        "atypical/MIDOG21_7.png,atypical,MIDOG21,002.tiff,True,False,True,AMF other",
+        "file,label,dataset,slide,expert1,expert2,expert3,expert1_phase,expert2_phase",
+        "normal/MIDOG21_6.png,normal,MIDOG21,002.tiff,False,False,False,NMF metaphase,NMF metaphase",
+        "atypical/MIDOG21_7.png,atypical,MIDOG21,002.tiff,True,False,True,AMF other,nan",
     )
     assert facts(read_amibr(sorted_).samples) == expected[:2]
+    assert phases(read_amibr(sorted_).samples) == [("NMF metaphase",) * 2, ("AMF other",)]
+    assert phases(read_manifest(sorted_)) == [("NMF metaphase",) * 2, ("AMF other",)]
 
 
 def test_midog25_gets_domains_of_tumour_and_scanner_and_amibr_s_slides(tmp_path: Path) -> None:

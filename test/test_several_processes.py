@@ -14,7 +14,7 @@ OVERRIDES = [
     "network.backbone_args={qkv_fused: false, init_values: 0.5, depth: 2}", "adapter.rank=4", "adapter.dropout=0",
     "network.dropout=0", "network.input_size=32", "network.backbone_per_scale=false",
     "data.folds=2", "data.workers=0", "optimisation.epochs=3",
-    "optimisation.batch_size=8", "optimisation.learning_rate=3e-3", "stored_dtype=float32",
+    "optimisation.batch_size=8", "optimisation.learning_rate=3e-3", "stored_dtype=float32", "loss.phases=0.3",
 ]  # fmt: skip
 TOLERANCE = 1e-4
 """Relative; sums of gradients are in another order."""

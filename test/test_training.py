@@ -52,7 +52,10 @@ def config_for(data: Path, folder: Path, *overrides: str) -> Config:
 
 def fit_one(config: Config, folder: Path, crops: list[np.ndarray]) -> dict[str, torch.Tensor]:
     labels = [0, 1, 0, 0, 1] * 8
-    samples = [Sample(Path(f"{i}.png"), label, "scanner", f"slide {i}") for i, label in enumerate(labels)]
+    phases = [("a",), ("b",), ("a", "b"), (), ("b",)] * 8
+    samples = [
+        Sample(Path(f"{i}.png"), label, "scanner", f"slide {i}", phases=phases[i]) for i, label in enumerate(labels)
+    ]
     network = fit(config, Accelerator(), crops * 8, samples, (crops, np.array(labels[:5])), folder, seed=1)
     return network.state_dict()
 
@@ -88,7 +91,7 @@ def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path, crops:
 def test_an_interrupted_fit_goes_on_bit_for_bit(
     data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_for(data, tmp_path, "network.dropout=0.3")
+    config = config_for(data, tmp_path, "network.dropout=0.3", "loss.phases=0.3")
     expected = fit_one(config, tmp_path / "whole", crops)
     train_epoch, epochs = fit_module.train_epoch, iter(range(10))
 
@@ -255,8 +258,9 @@ def test_tensors_that_half_precision_spoils_are_not_shipped(
 
 
 def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no fit slides_2; there are: slides_0, slides_1, final"):
-        main(["compact", *recipe(data, tmp_path / "only"), "--only", "slides_2"])
+    for name in ("slides_2", ""):
+        with pytest.raises(SystemExit, match=f"no fit '{name}'; there are: slides_0, slides_1, final"):
+            main(["compact", *recipe(data, tmp_path / "only"), "--only", name])
     with pytest.raises(SystemExit, match=r"manifest\.csv cannot be read .*; give a folder of crops"):
         main(["compact", *recipe(tmp_path / "nowhere", tmp_path)])
     with pytest.raises(SystemExit, match="There is no recipe"):

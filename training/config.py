@@ -153,7 +153,8 @@ class LossConfig:
         domain_smoothing: pseudo-frequency added to each domain and class before, in units of their mean frequency; 0
             gives the plain inverse, more draws all weights towards 1.
         label_smoothing: share of the target moved to one half.
-        phases: weight of a second task, the cross-entropy of the phases of mitosis that experts named; 0 leaves it out.
+        phases: weight of a second task, the cross-entropy of the phases of mitosis that experts named (`phases` of the
+            manifest; crops without count for the class alone); 0 leaves it out.
     """
 
     gamma: float = 2.0

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from model.constants import CLASSES
 from training.adapters import merge_adapters
 from training.config import Config
-from training.datasets import assign_folds
 from training.fit import fit, predict, preprocessing_of
 from training.manifest import Sample
 from training.shift import shifted
@@ -29,22 +28,23 @@ def cross_validate(
     crops: Sequence[np.ndarray],
     run: Path,
     split: str,
+    held_out: np.ndarray,
 ) -> Path:
     """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
 
     Args:
         config: the recipe.
         accelerator: where it runs.
-        samples: all of them.
+        samples: N, all of them.
         crops: theirs.
         run: its folder; what is found there is not done again.
-        split: what a fold is made of (see `training.datasets.assign_folds`).
+        split: what a fold is made of.
+        held_out: the fold that each is held out in, (N,), from `training.datasets.assign_folds`.
 
     Returns:
         The table `held_out_SPLIT.csv`, a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
     """
     labels = np.array([sample.label for sample in samples])
-    held_out = assign_folds(samples, split, config.data.folds, config.seed)
     logger.info(
         "%d crops (%d atypical) of %d slides, %d folds of %s, on %s.",
         len(samples), labels.sum(), len({s.group for s in samples}), held_out.max() + 1, split,

@@ -95,7 +95,7 @@ class TrainingCrops(Dataset):
     def __init__(
         self,
         crops: Sequence[np.ndarray],
-        targets: Sequence[float],
+        targets: Sequence[Sequence[float]],
         weights: Sequence[float],
         augmentation: AugmentationConfig,
         seed: int,

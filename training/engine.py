@@ -36,7 +36,7 @@ def train_epoch(
     """Goes through all batches once, changing the weights and their average after every `accumulation` of them.
 
     Args:
-        network: gives (N,) logits, or (N, T) for T targets; prepared by `accelerator`, like `batches` and `optimizer`.
+        network: gives (N, T) logits for T targets; prepared by `accelerator`, like `batches` and `optimizer`.
         average: the average of the weights, updated with every change.
         batches: of the items of `training.datasets.TrainingCrops`.
         names: of the crops, for the sentence of the error.
@@ -56,7 +56,7 @@ def train_epoch(
         with accelerator.accumulate(network):
             with accelerator.autocast():
                 logits = network(images)
-            loss = classification_loss(logits.float().view_as(targets), targets, loss_config)
+            loss = classification_loss(logits.float(), targets, loss_config)
             loss = (loss * weights).mean()
             value = loss.item()
             _check_finite("loss", value, batch, names)

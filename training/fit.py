@@ -49,16 +49,17 @@ class TrainableClassifier(MitosisClassifier):
         self.phase_head = nn.Linear(self.backbone.head_hidden_size, phases) if phases else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N,), as `MitosisClassifier.forward` says; in training with phases (N, 1 + P), the phases' behind.
+        """Logits as `MitosisClassifier.forward` gives them, (N,); in training (N, 1 + P), the class first.
 
         Args:
-            images: (N, 3 K, S, S); in training with phases K is 1.
+            images: (N, 3 K, S, S); in training K is 1.
         """
-        if not self.training or self.phase_head is None:
+        if not self.training:
             return super().forward(images)
         features = self.features(images).squeeze(1)
+        heads = [self.head] if self.phase_head is None else [self.head, self.phase_head]
         with torch.autocast(images.device.type, enabled=False):
-            return torch.cat([head(self.dropout(features)) for head in (self.head, self.phase_head)], dim=1)
+            return torch.cat([head(self.dropout(features)) for head in heads], dim=1)
 
 
 def preprocessing_of(config: Config) -> Preprocessing:

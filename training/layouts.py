@@ -1,7 +1,7 @@
 """The open sets of atypical and normal mitotic figures, read from the folders they are downloaded as.
 
-    AMi-Br      a table slide,dataset,uid,expertN_atypical,majority_atypical and crops DATASET_UID (its repository),
-                or a table file,label,dataset,slide,expertN,expertN_phase
+    AMi-Br      a table slide,dataset,uid,expertN_label,expertN_atypical,majority_atypical and crops DATASET_UID (its
+                repository), or a table file,label,dataset,slide,expertN,expertN_phase
     MIDOG25     a table image_id,filename,Tumor,Scanner,Species,expertN,majority
     OMG-Octo    a table image_id,filename,majority, or image_file,label
     AtNorM-Br   no table; folders Atypical and Normal
@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.constants import CLASSES
-from training.manifest import DataError, Sample, amibr_domain, vote_share
+from training.manifest import NOTHING, DataError, Sample, amibr_domain, named_phases, vote_share
 from training.tables import Row, find_crop, find_table, folder_label, images, spelled
 
-NO_VOTE = ("", "nan", "none")
 VOTE_COLUMN = re.compile(r"expert_?\d+(_atypical)?")
-PHASE_COLUMN = re.compile(r"expert_?\d+_phase")
+PHASE_COLUMN = re.compile(r"expert_?\d+_(phase|label)")
 MIDOG21_SLIDES = frozenset(f"MIDOG/{number:03d}" for number in range(1, 151))
 """Groups of the MIDOG challenges' slides that are MIDOG 2021's, all of human breast cancer."""
 
@@ -170,9 +169,12 @@ def read_table_set(
         try:
             about = figure(row)
             label = spelled(about.label, "label")
-            said = {name: value for name, value in row.items() if value.lower() not in NO_VOTE}
-            votes = [spelled(said[name], name) == 1 for name in said if VOTE_COLUMN.fullmatch(name)]
-            phases = tuple(said[name] for name in said if PHASE_COLUMN.fullmatch(name))
+            votes = [
+                spelled(row[name], name) == 1
+                for name in row
+                if VOTE_COLUMN.fullmatch(name) and row[name].lower() not in NOTHING
+            ]
+            phases = named_phases(row[name] for name in row if PHASE_COLUMN.fullmatch(name))
             path = find_crop(crops, about.crop, label)
         except ValueError as error:
             raise DataError(f"{where}: {error}.") from error

@@ -36,7 +36,7 @@ def classification_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> 
 
     Args:
         logits: (N, 1 + P), of the positive class and of P phases; P may be 0.
-        targets: (N, 1 + P) in [0, 1]; the phases' sum to one, or are all 0 where they are not known.
+        targets: (N, 1 + P) in [0, 1]; those of the phases sum to one, to less where some are not known.
         config: what counts how much.
 
     Returns:

@@ -7,7 +7,7 @@ as it is.
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from model.errors import UserError
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "domain", "group", "source", "agreement")
 PHASES = "phases"
-"""A column more, which may be missing: names with semicolons between them."""
+"""A further column, which may be missing: names with semicolons between them."""
 AMIBR_COLUMNS = ("file", "label", "dataset", "slide")
+NOTHING = ("", "nan", "none")
+"""Cells that say nothing, in lower case."""
 
 
 class DataError(UserError):
@@ -36,7 +38,8 @@ class Sample:
         group: slide; crops of one slide are never split between training and validation.
         source: the data set it was published in.
         agreement: share of the experts that gave the label, 1/2 to 1; 1 where their votes are not known.
-        phases: the phase of mitosis as experts named it, a name an expert; none where it is not known.
+        phases: what each expert called its phase or, where it is atypical, its form, such as `NMF metaphase` and `AMF
+            multipolar`; empty where that is not known.
     """
 
     path: Path
@@ -150,6 +153,19 @@ def vote_share(votes: Sequence[bool], label: int) -> float:
     return agreement
 
 
+def named_phases(cells: Iterable[str]) -> tuple[str, ...]:
+    """The names in a row's cells, a cell an expert; empty cells are left out.
+
+    Raises:
+        ValueError: a name has a semicolon in it, which separates names in a manifest.
+    """
+    names = tuple(cell.strip() for cell in cells if cell.strip().lower() not in NOTHING)
+    for name in names:
+        if ";" in name:
+            raise ValueError(f"the phase '{name}' has a semicolon in it; write a comma")
+    return names
+
+
 def amibr_domain(dataset: str, slide: str) -> str:
     """Scanner and centre of an AMi-Br slide, from the slide ranges that MIDOG 2021 and TUPAC16 publish.
 
@@ -172,7 +188,7 @@ def _sample(root: Path, row: dict[str, str]) -> Sample:
     agreement = float(row["agreement"] or 1)
     if not 0.5 <= agreement <= 1:
         raise ValueError(f"the agreement is {row['agreement']}; write the share of experts who gave the label")
-    label, phases = _LABELS[row["label"]], tuple(filter(None, (row.get(PHASES) or "").split(";")))
+    label, phases = _LABELS[row["label"]], named_phases((row.get(PHASES) or "").split(";"))
     return Sample(root / row["path"], label, row["domain"], row["group"], row["source"], agreement, phases)
 
 
@@ -183,5 +199,5 @@ def _amibr_sample(root: Path, row: dict[str, str]) -> Sample:
     ]
     dataset, slide = row["dataset"], row["slide"]
     domain, group = amibr_domain(dataset, slide), f"{dataset}/{slide}"
-    phases = tuple(row[column] for column in ("expert1_phase", "expert2_phase") if row.get(column))
+    phases = named_phases(row.get(column) or "" for column in ("expert1_phase", "expert2_phase"))
     return Sample(root / row["file"], label, domain, group, dataset, vote_share(votes, label), phases)

@@ -49,11 +49,11 @@ def train(config: Config) -> dict:
     """
     run, output = Path(config.run), Path(config.output)
     accelerator, samples, crops = begin(config)
-    splits = list(_splits(config, samples))
-    tables = [cross_validate(config, accelerator, samples, crops, run, split) for split in splits]
+    splits = _splits(config, samples)
+    tables = [cross_validate(config, accelerator, samples, crops, run, *split) for split in splits.items()]
     metrics = report_table(tables[0], config.seed, *tables[1:])
     if len(tables) > 1:
-        metrics[f"held_out_{splits[1]}"] = report_table(tables[1], config.seed, tables[0])
+        metrics[f"held_out_{config.data.shift_split}"] = report_table(tables[1], config.seed, tables[0])
     held_out = [read_predictions(table) for table in tables]
     calibration = fit_calibration(
         np.concatenate([of.logits for of in held_out]), np.concatenate([of.labels for of in held_out])
@@ -100,7 +100,7 @@ def train_only(config: Config, name: str) -> None:
         recipe, seed = final[name]
         fit(recipe, accelerator, crops, samples, None, folder, seed)
     else:
-        raise ConfigError(f"The recipe has no fit {name}; there are: {', '.join([*folds, *final])}.")
+        raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*folds, *final])}.")
 
 
 def begin(config: Config) -> tuple[Accelerator, list[Sample], list[np.ndarray]]:
@@ -116,6 +116,9 @@ def begin(config: Config) -> tuple[Accelerator, list[Sample], list[np.ndarray]]:
     samples = read_manifest(Path(config.data.root))
     crops = load_crops(samples, preprocessing_of(config).largest_side)
     keep(run / "data.sha256", _fingerprint(samples, crops), "other data", accelerator)
+    if config.loss.phases > 0:
+        known = sum(bool(sample.phases) for sample in samples)
+        logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(samples))
     return accelerator, samples, crops
 
 
@@ -245,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if parsed.describe:
             print(json.dumps(describe(load_config(path, ["data.root=.", *parsed.overrides])), indent=2))
-        elif parsed.only:
+        elif parsed.only is not None:
             train_only(load_config(path, parsed.overrides), parsed.only)
         else:
             train(load_config(path, parsed.overrides))

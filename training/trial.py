@@ -20,6 +20,7 @@ from model.errors import UserError
 from training.calibrate import cross_calibrate
 from training.config import load_config
 from training.cross_validation import cross_validate
+from training.datasets import assign_folds
 from training.evaluate import Predictions, read_predictions, report_table, scores
 from training.train import CONFIGS, begin
 
@@ -51,7 +52,9 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     config = load_config(CONFIGS / f"{recipe}.yaml", ["data.shift_split=''", *overrides, f"run={run}"])
     start = time.perf_counter()
     accelerator, samples, crops = begin(config)
-    metrics = report_table(cross_validate(config, accelerator, samples, crops, run, config.data.split), config.seed)
+    held_out = assign_folds(samples, config.data.split, config.data.folds, config.seed)
+    table = cross_validate(config, accelerator, samples, crops, run, config.data.split, held_out)
+    metrics = report_table(table, config.seed)
     overall = metrics["overall"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
     domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])
