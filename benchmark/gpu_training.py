@@ -158,7 +158,7 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
 
 
 def _plain(trial: bool, steps: int) -> dict:
-    from training.losses import focal_loss
+    from training.losses import classification_loss
 
     config = _config(trial, False)
     device = torch.device("cpu" if trial else "cuda")
@@ -167,12 +167,12 @@ def _plain(trial: bool, steps: int) -> dict:
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.1)
     size, side = config.optimisation.batch_size, config.network.input_size
     images = torch.randn(size, 3, side, side, device=device)
-    targets = torch.arange(size, device=device) % 2 * 1.0
+    targets = (torch.arange(size, device=device) % 2 * 1.0).unsqueeze(1)
     start = 0.0
     for step in range(steps + 3):
         if step == 3:
             start = time.perf_counter()
-        loss = focal_loss(network(images)[:, 0], targets, config.loss.gamma, config.loss.label_smoothing).mean()
+        loss = classification_loss(network(images), targets, config.loss).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

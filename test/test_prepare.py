@@ -318,6 +318,12 @@ def test_a_manifest_is_replaced_only_as_a_whole_and_only_an_own_one(folders: dic
     assert (out / "manifest.csv").read_bytes() == before
     prepare(out, {"atnorm_br": folders["atnorm_br"]})
     assert len(read_manifest(out)) == 3 and [path.name for path in out.iterdir()] == ["manifest.csv"]
+    columns = "path,label,domain,group,source,agreement"
+    write_table(out / "manifest.csv", columns, "a.png,normal,x,y,z,1")
+    prepare(out, {"atnorm_br": folders["atnorm_br"]})
+    write_table(out / "manifest.csv", f"{columns},phases,mine", "a.png,normal,x,y,z,1,,kept")
+    with pytest.raises(DataError, match=r"manifest\.csv was not written by this program; give another folder"):
+        prepare(out, {"atnorm_br": folders["atnorm_br"]})
     write_table(out / "manifest.csv", "file,label,dataset,slide", "a.png,normal,x,y")
     with pytest.raises(DataError, match=r"manifest\.csv was not written by this program; give another folder"):
         prepare(out, {"atnorm_br": folders["atnorm_br"]})

