@@ -5,6 +5,7 @@ Safetensors hold nothing that executes on loading; nothing here unpickles.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -170,18 +171,20 @@ def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> M
             classifier = _without_tensors(network)
     except Exception as error:  # timm's architectures refuse their arguments in every way there is
         raise WeightsError(f"The network of {source.parent} cannot be built: {error}.") from error
-    expected = classifier.state_dict()
-    for name in [*expected, *tensors]:
-        found, wanted = tensors.get(name), expected.get(name)
-        if found is None or wanted is None or found.shape != wanted.shape:
-            shapes = [tuple(t.shape) if t is not None else "missing" for t in (found, wanted)]
-            raise WeightsError(
-                f"{source} does not fit the architecture {network.backbone}: tensor {name} is {shapes[0]} in the file "
-                f"and {shapes[1]} in the network."
-            )
+    if difference := misfit(tensors, classifier.state_dict()):
+        raise WeightsError(f"{source} does not fit the architecture {network.backbone}: {difference}.")
     classifier.load_state_dict(tensors, assign=True)
     _compute_buffers(classifier, network.backbone)
     return classifier
+
+
+def misfit(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
+    """The first tensor of a file that a network has no place of its shape for, or that is missing; empty if all fit."""
+    for name in [*expected, *tensors]:
+        shapes = [tuple(side[name].shape) if name in side else "missing" for side in (tensors, expected)]
+        if shapes[0] != shapes[1]:
+            return f"tensor {name} is {shapes[0]} in the file and {shapes[1]} in the network"
+    return ""
 
 
 def _without_tensors(network: Network) -> MitosisClassifier:

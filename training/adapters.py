@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from model.checkpoint import misfit
 from model.classifier import MitosisClassifier
 from training.averaging import changing
 from training.config import AdapterConfig, ConfigError
@@ -87,16 +88,12 @@ def load_adapter_tensors(classifier: MitosisClassifier, tensors: dict[str, torch
     Raises:
         ConfigError: the tensors are others than those of the classifier's adapters and head, or not finite.
     """
-    expected = adapter_tensors(classifier)
-    for name in [*expected, *tensors]:
-        found, wanted = tensors.get(name), expected.get(name)
-        if found is None or wanted is None or found.shape != wanted.shape:
-            shapes = [tuple(tensor.shape) if tensor is not None else "missing" for tensor in (found, wanted)]
-            raise ConfigError(
-                f"{source} does not fit its own training.yaml: tensor {name} is {shapes[0]} in the file and "
-                f"{shapes[1]} in the network; copy the adapter's folder again."
-            )
-        if not torch.isfinite(found).all():
+    if difference := misfit(tensors, adapter_tensors(classifier)):
+        raise ConfigError(
+            f"{source} does not fit its own training.yaml: {difference}; copy the adapter's folder again."
+        )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
             raise ConfigError(f"{source} cannot be merged: {name} is not finite.")
     classifier.load_state_dict(tensors, strict=False)
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from model.checkpoint import misfit
 from model.errors import UserError
 
 
@@ -80,13 +81,10 @@ def to_timm(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], sourc
         for name, tensor in fitted.items()
         if name in wanted or not name.startswith(("head.", "fc.", "classifier."))
     }
-    for name in [*expected, *fitted]:
-        shapes = [tuple(side[name].shape) if name in side else "missing" for side in (fitted, expected)]
-        if shapes[0] != shapes[1]:
-            raise PretrainedError(
-                f"{source} does not fit the backbone: tensor {name} is {shapes[0]} in the file and {shapes[1]} in the "
-                "network; name the backbone that the file is of."
-            )
+    if difference := misfit(fitted, expected):
+        raise PretrainedError(
+            f"{source} does not fit the backbone: {difference}; name the backbone that the file is of."
+        )
     return {name: fitted[name] for name in expected}
 
 
