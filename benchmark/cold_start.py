@@ -56,28 +56,24 @@ os._exit(0)
 
 
 def write_reference_weights(folder: Path, path: Path) -> None:
-    """The weights of a folder as most entries ship them: float32 state dictionaries of timm's own networks."""
+    """The weights of a folder as most entries ship them: a float32 state dictionary of timm's own network."""
     network, _ = checkpoint.load(folder)
-    backbones = getattr(network.backbone, "members", [network.backbone])
-    shares = network.head.weight.float().chunk(len(backbones), dim=1)
-    states = []
-    for backbone, share in zip(backbones, shares, strict=True):
-        head = "classifier" if hasattr(backbone, "classifier") else "head"
-        tensors = {name: tensor.float() for name, tensor in backbone.state_dict().items()}
-        tensors |= {f"{head}.weight": share * len(backbones), f"{head}.bias": network.head.bias.float()}
-        states.append(tensors)
-    torch.save(states, path)
+    head = "classifier" if hasattr(network.backbone, "classifier") else "head"
+    tensors = network.backbone.state_dict() | {f"{head}.{name}": t for name, t in network.head.state_dict().items()}
+    torch.save({name: tensor.float() for name, tensor in tensors.items()}, path)
 
 
 def ready_commands(folder: Path, pth: Path, network: Network, device: str = "cpu") -> dict[str, list[str]]:
     """Command lines of the processes that print `ready` once their network is."""
-    arguments = ["--pooling", network.pooling, "--arguments", json.dumps(network.backbone_args), "--device", device]
     return {
-        "reference": [
-            "-m", "benchmark.reference", str(pth), network.backbone, *arguments, "--stop-when-loaded",
-        ],
+        "reference": [*_reference(pth, network), "--device", device, "--stop-when-loaded"],
         "ours": ["-c", READY, str(folder), device],
-    }  # fmt: skip
+    }
+
+
+def _reference(pth: Path, network: Network) -> list[str]:
+    arguments = ["--pooling", network.pooling, "--arguments", json.dumps(network.backbone_args)]
+    return ["-m", "benchmark.reference", str(pth), network.backbone, *arguments]
 
 
 def compare(commands: dict[str, list[str]], runs: int, ready: str | None = None) -> dict:
@@ -114,7 +110,7 @@ def main() -> None:
         folders = ["--input", str(folder / "input"), "--output", str(folder / "output")]
         commands = {
             "reference": [
-                "-m", "benchmark.reference", str(folder / "default.pth"), config.network.backbone,
+                *_reference(folder / "default.pth", config.network),
                 "--fields-of-view", *map(str, config.preprocessing.sides),
                 "--input-size", str(config.preprocessing.input_size), "--views", "d4", *folders,
             ],

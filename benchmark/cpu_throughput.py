@@ -6,7 +6,8 @@ Eight views (d4) of each crop, against the loop of `benchmark.reference`, and ag
 run the same network behind the same preprocessing and views; they are yardsticks, and left out where they are not
 installed (`pip install onnx onnxruntime openvino`). All in turn, in float32, yardsticks with their fastest batch size.
 Their largest difference in P(atypical) and the number of classes that differ from ours tell that all do the same work;
-the reference's, that PIL resizes a little differently.
+the reference's, that PIL resizes a little differently. A large matrix product takes its turn, too: its best rate of
+operations is the mark that the others' are compared with.
 """
 
 import argparse
@@ -21,15 +22,29 @@ import torch
 from torch import Tensor
 
 from benchmark.cold_start import write_reference_weights
-from benchmark.measuring import draw_crops, interleave, median, median_ratio, save, timed, use_cores
-from benchmark.reference import ReferenceLoop, load_networks
-from model import checkpoint
+from benchmark.measuring import (
+    draw_crops,
+    gflops,
+    interleave,
+    median,
+    median_ratio,
+    product_flops,
+    save,
+    timed,
+    use_cores,
+)
+from benchmark.reference import ReferenceLoop, load_network
+from model import checkpoint, views
 from model.classifier import MitosisClassifier
 from model.crops import read_crops
 from model.predictor import Predictor, calibrate, view_averaged_logits
 from model.weights_folder import BAKED
 
 BATCH_SIZES = (8, 16, 32)
+MATRIX, PRODUCTS = 2048, 10
+"""Side of the matrix whose product with itself is the ceiling, and products a turn."""
+
+VIEWS = "d4"
 CPU = torch.device("cpu")
 
 Run = Callable[[Tensor], Tensor]
@@ -91,23 +106,24 @@ def main() -> None:
     else:
         crops = draw_crops(arguments.count)
 
-    predictor = Predictor(BAKED, "cpu")
+    predictor = Predictor(BAKED, "cpu", VIEWS)
     plain, config = checkpoint.load(BAKED)
     plain.float()
     preprocessing = config.preprocessing
     fields = preprocessing.field(crops)
 
     def behind_our_preprocessing(network: Run, batch_size: int) -> np.ndarray:
-        logits = view_averaged_logits(network, preprocessing, fields, "d4", batch_size, CPU)
+        logits = view_averaged_logits(network, preprocessing, fields, VIEWS, batch_size, CPU)
         return calibrate(logits, config.calibration)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_reference_weights(BAKED, folder / "default.pth")
-        networks = load_networks(folder / "default.pth", config.network.backbone, config.network.pooling)
+        of = config.network
+        network = load_network(folder / "default.pth", of.backbone, of.pooling, of.backbone_args)
         loop = ReferenceLoop(
-            networks, "cpu", preprocessing.sides, preprocessing.input_size, preprocessing.mean,
-            preprocessing.std, "d4",
+            network, "cpu", preprocessing.sides, preprocessing.input_size, preprocessing.mean,
+            preprocessing.std, VIEWS,
         )  # fmt: skip
         contenders: dict[str, Callable[[], np.ndarray]] = {
             "ours": lambda: predictor(crops),
@@ -127,12 +143,25 @@ def main() -> None:
 
         expected = predictor(crops)
         found = {name: run() for name, run in contenders.items()}
-        seconds = interleave({name: partial(timed, run) for name, run in contenders.items()}, arguments.runs)
-    figures: dict = {"runs": arguments.runs, "crops": len(crops), "real_crops": bool(arguments.crops), "views": "d4"}
+        matrix = torch.randn(MATRIX, MATRIX)
+
+        def product() -> float:
+            return min(timed(lambda: matrix @ matrix) for _ in range(PRODUCTS))
+
+        turns = {"product": product} | {name: partial(timed, run) for name, run in contenders.items()}
+        seconds = interleave(turns, arguments.runs)
+    work = gflops(plain, preprocessing) * views.count(VIEWS)
+    roof = product_flops(matrix) / min(seconds.pop("product")) / 1e9
+    figures: dict = {
+        "runs": arguments.runs, "crops": len(crops), "real_crops": bool(arguments.crops), "views": VIEWS,
+        "gflop_a_crop": round(work, 2), "matrix_product_gflops": round(roof, 1),
+    }  # fmt: skip
     for name, values in seconds.items():
+        shares = [100 * work * len(crops) / value / roof for value in values]
         figures[name] = {
             "crops_a_second": median([len(crops) / value for value in values], 1),
             "crops_a_second_range": [round(len(crops) / value, 1) for value in (max(values), min(values))],
+            "percent_of_ceiling": median(shares, 1),
             "ours_times_faster": median_ratio(values, seconds["ours"]),
             "largest_difference": float(f"{np.abs(found[name] - expected).max():.1e}"),
             "classes_that_differ": int(np.sum((found[name] >= 0.5) != (expected >= 0.5))),

@@ -21,12 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.cold_start import compare, ready_commands, write_reference_weights
 from benchmark.gpu_training import training_steps
-from benchmark.measuring import CROPS, HPLUS, draw_crops, save, timed, write_random_weights
-from benchmark.reference import ReferenceLoop, load_networks
+from benchmark.measuring import CROPS, HPLUS, draw_crops, gflops, product_flops, save, timed, write_random_weights
+from benchmark.reference import ReferenceLoop, load_network
 from model import checkpoint
 from model.checkpoint import Network
 from model.predictor import Predictor
@@ -90,12 +89,12 @@ class Bench:
 
 
 def ceiling(bench: Bench) -> dict:
-    """The rate of a large matrix product of random numbers, which no network of matrix products exceeds."""
+    """The rate of a large matrix product of random numbers, which no network of matrix products exceeds in practice."""
     figures = {"matrix": bench.matrix}
     for dtype in (torch.bfloat16, torch.float16):
-        a, b = (torch.randn(bench.matrix, bench.matrix, device=bench.device, dtype=dtype) for _ in range(2))
-        seconds = bench.seconds(lambda a=a, b=b: a @ b)
-        figures[f"{name_of(dtype)}_tflops"] = float(f"{2 * bench.matrix**3 / seconds / 1e12:.4g}")
+        matrix = torch.randn(bench.matrix, bench.matrix, device=bench.device, dtype=dtype)
+        seconds = bench.seconds(lambda matrix=matrix: matrix @ matrix)
+        figures[f"{name_of(dtype)}_tflops"] = float(f"{product_flops(matrix) / seconds / 1e12:.4g}")
     return figures
 
 
@@ -104,19 +103,10 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def gflops(predictor: Predictor) -> float:
-    """1e9 floating-point operations of one view, a multiplication and an addition being two."""
-    preprocessing = predictor.config.preprocessing
-    shape = (1, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        predictor.network(torch.zeros(shape, device=predictor.device, dtype=predictor.dtype))
-    return counter.get_total_flops() / 1e9
-
-
 def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
     """Views a second of whole predictions and of the network alone, by batch size, and the share of the ceiling."""
     channels, side = predictor.config.preprocessing.channels, predictor.config.preprocessing.input_size
-    work = gflops(predictor)
+    work = gflops(predictor.network, predictor.config.preprocessing)
     figures: dict = {"gflop_a_view": round(work, 1), "by_batch_size": {}}
     usual, views = predictor.batch_size, len(bench.crops) * predictor.views
     for size in bench.batch_sizes:
@@ -191,10 +181,9 @@ def reference_rate(bench: Bench, folder: Path, pth: Path, view_set: str) -> dict
     config = checkpoint.read_config(folder)
     network, preprocessing = config.network, config.preprocessing
     bench.forget_memory()
-    modules = load_networks(pth, network.backbone, network.pooling, network.backbone_args)
-    modules = [module.to(bench.device) for module in modules]
+    module = load_network(pth, network.backbone, network.pooling, network.backbone_args).to(bench.device)
     loop = ReferenceLoop(
-        modules, bench.device, preprocessing.sides, preprocessing.input_size, preprocessing.mean,
+        module, bench.device, preprocessing.sides, preprocessing.input_size, preprocessing.mean,
         preprocessing.std, view_set,
     )  # fmt: skip
     seconds = bench.seconds(partial(loop, bench.crops[:CROPS]), min(bench.runs, 5))

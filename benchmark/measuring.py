@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from model import checkpoint
 from model.checkpoint import Calibration, Network, WeightsConfig
@@ -103,6 +105,25 @@ def _random_like(tensor: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     values = torch.empty(tensor.shape).normal_(0, 0.02, generator=random)
     return values.abs_().add_(1) if tensor.ndim == 1 else values  # a variance must be positive, a scale not vanish
+
+
+def gflops(network: nn.Module, preprocessing: Preprocessing) -> float:
+    """1e9 floating-point operations of one view in matrix products and convolutions, an addition being one.
+
+    Args:
+        network: not a folded one, whose convolutions PyTorch does not count.
+        preprocessing: what its input is.
+    """
+    weight = next(network.parameters())
+    shape = (1, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(shape, device=weight.device, dtype=weight.dtype))
+    return counter.get_total_flops() / 1e9
+
+
+def product_flops(matrix: torch.Tensor) -> int:
+    """Operations of a square matrix's product with itself; the rate of a large one is a device's practical ceiling."""
+    return 2 * len(matrix) ** 3
 
 
 def timed(action: Callable[[], object]) -> float:

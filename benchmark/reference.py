@@ -24,23 +24,20 @@ TURNS["d4"] = TURNS["rot4"] + tuple((True, angle) for _, angle in TURNS["rot4"])
 """Mirrored or not, and by how many degrees turned."""
 
 
-def load_networks(path: Path, backbone: str, pooling: str = "avg", arguments: dict | None = None) -> list[nn.Module]:
-    """timm networks with one logit, in float32 on the CPU, from a list of state dictionaries with timm's names."""
-    networks = []
-    for tensors in torch.load(path, map_location="cpu"):
-        network = timm.create_model(backbone, pretrained=False, num_classes=1, global_pool=pooling, **(arguments or {}))
-        network.load_state_dict(tensors)
-        networks.append(network.eval())
-    return networks
+def load_network(path: Path, backbone: str, pooling: str = "avg", arguments: dict | None = None) -> nn.Module:
+    """A timm network with one logit, in float32 on the CPU, from a state dictionary with timm's names."""
+    network = timm.create_model(backbone, pretrained=False, num_classes=1, global_pool=pooling, **(arguments or {}))
+    network.load_state_dict(torch.load(path, map_location="cpu"))
+    return network.eval()
 
 
 class ReferenceLoop:
     """Logits of crops, one crop after the other.
 
     Args:
-        networks: give logits of (N, 3, S, S) images, on `device`; their mean counts.
-        device: where they are.
-        fields_of_view: side of the central square that each looks at, in pixels.
+        network: gives logits of (N, 3, S, S) images, on `device`.
+        device: where it is.
+        fields_of_view: sides of the central squares that it looks at in turn, in pixels; the mean of the logits counts.
         input_size: S.
         mean: subtracted per channel.
         std: divided by, per channel.
@@ -48,10 +45,10 @@ class ReferenceLoop:
     """
 
     def __init__(
-        self, networks: list[nn.Module], device: str, fields_of_view: list[int], input_size: int, mean, std,
+        self, network: nn.Module, device: str, fields_of_view: list[int], input_size: int, mean, std,
         view_set: str,
     ) -> None:  # fmt: skip
-        self.networks, self.device, self.views = networks, device, TURNS[view_set]
+        self.network, self.device, self.views = network, device, TURNS[view_set]
         self.transforms = [
             transforms.Compose(
                 [
@@ -74,11 +71,11 @@ class ReferenceLoop:
                 (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image).rotate(angle)
                 for mirrored, angle in self.views
             ]
-            of_networks = []
-            for network, transform in zip(self.networks, self.transforms, strict=True):
+            of_fields = []
+            for transform in self.transforms:
                 batch = torch.stack([transform(view) for view in turned]).to(self.device)
-                of_networks.append(network(batch).mean().item())
-            logits.append(np.mean(of_networks))
+                of_fields.append(self.network(batch).mean().item())
+            logits.append(np.mean(of_fields))
         return np.array(logits)
 
 
@@ -91,15 +88,14 @@ def main() -> None:
     parser.add_argument("--arguments", type=json.loads, default={}, help="of timm.create_model, as JSON")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--stop-when-loaded", action="store_true")
-    parser.add_argument("--fields-of-view", type=int, nargs="+", default=[78], help="one for each network")
+    parser.add_argument("--fields-of-view", type=int, nargs="+", default=[78])
     parser.add_argument("--input-size", type=int, default=128)
     parser.add_argument("--views", choices=TURNS, default="rot4")
     parser.add_argument("--input", type=Path)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    networks = load_networks(arguments.weights, arguments.backbone, arguments.pooling, arguments.arguments)
-    for network in networks:
-        network.to(arguments.device)
+    network = load_network(arguments.weights, arguments.backbone, arguments.pooling, arguments.arguments)
+    network.to(arguments.device)
     if arguments.stop_when_loaded:
         print("ready", flush=True)
         return
@@ -109,7 +105,7 @@ def main() -> None:
     crops = list(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(stack))))
     half = (0.5, 0.5, 0.5)
     loop = ReferenceLoop(
-        networks, arguments.device, arguments.fields_of_view, arguments.input_size, half, half, arguments.views
+        network, arguments.device, arguments.fields_of_view, arguments.input_size, half, half, arguments.views
     )
     probabilities = torch.sigmoid(torch.from_numpy(loop(crops))).tolist()
     result = [{"class": "atypical" if p >= 0.5 else "normal", "confidence": p} for p in probabilities]

@@ -36,7 +36,6 @@ class Network:
     backbone: str
     pooling: str = "avg"
     backbone_args: dict[str, Any] = field(default_factory=dict)
-    members: int = 1
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,13 @@ def read_config(folder: Path) -> WeightsConfig:
             f"{path} has format version {version!r}, but this program reads up to {FORMAT_VERSION}; use a newer one."
         )
     try:
+        network = dict(content["network"])
+        if network.pop("members", 1) != 1:
+            raise WeightsError(f"{path} is of several backbones in one, which this program no longer runs; train anew.")
         config = WeightsConfig(
             **content
             | {
-                "network": Network(**content["network"]),
+                "network": Network(**network),
                 "preprocessing": Preprocessing(**content["preprocessing"]),
                 "calibration": Calibration(**content["calibration"]),
                 "classes": tuple(content["classes"]),
@@ -189,7 +191,7 @@ def misfit(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
 
 def _without_tensors(network: Network) -> MitosisClassifier:
     with torch.device("meta"), _NoInitialisation():
-        return MitosisClassifier(network.backbone, network.pooling, network.backbone_args, members=network.members)
+        return MitosisClassifier(network.backbone, network.pooling, network.backbone_args)
 
 
 def _compute_buffers(classifier: MitosisClassifier, backbone: str) -> None:

@@ -1,32 +1,11 @@
 """The network: a timm backbone, its pooled features, one logit."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.lean_timm import timm
-
-
-class BackbonePerScale(nn.Module):
-    """Backbones of which each sees another field of view of a crop, their features side by side.
-
-    Args:
-        members: timm backbones without classifier, in the order of the scales.
-    """
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.head_hidden_size = sum(member.head_hidden_size for member in members)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (N, F1 + F2 + ...) of images (N, 3 K, S, S), three channels for each of the K members."""
-        parts = images.split(3, dim=1)
-        return torch.cat(
-            [member(_channels_last(part)) for member, part in zip(self.members, parts, strict=True)], dim=1
-        )
 
 
 class MitosisClassifier(nn.Module):
@@ -39,7 +18,6 @@ class MitosisClassifier(nn.Module):
         pooling: what becomes of the last feature map or tokens: timm's `global_pool` (`avg`, `token`, ...).
         backbone_args: further arguments of `timm.create_model`.
         dropout: probability of dropping a pooled feature in training.
-        members: number of such backbones: 1 for all fields of view, or one for each.
 
     Raises:
         RuntimeError: timm knows no such architecture.
@@ -51,14 +29,11 @@ class MitosisClassifier(nn.Module):
         pooling: str = "avg",
         backbone_args: dict[str, Any] | None = None,
         dropout: float = 0.0,
-        members: int = 1,
     ) -> None:
         super().__init__()
-        backbones = [
-            timm.create_model(backbone, pretrained=False, num_classes=0, global_pool=pooling, **(backbone_args or {}))
-            for _ in range(members)
-        ]
-        self.backbone = backbones[0] if members == 1 else BackbonePerScale(backbones)
+        self.backbone = timm.create_model(
+            backbone, pretrained=False, num_classes=0, global_pool=pooling, **(backbone_args or {})
+        )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.backbone.head_hidden_size, 1)
 
@@ -84,15 +59,8 @@ class MitosisClassifier(nn.Module):
             images: (N, 3 K, S, S), as for `forward`.
 
         Returns:
-            (N, K, F), of the type of the head's weights; (N, 1, K F) where each field of view has its own backbone.
+            (N, K, F), of the type of the head's weights.
         """
-        if isinstance(self.backbone, BackbonePerScale):
-            apart, features = 1, self.backbone(images)
-        else:
-            apart = images.shape[1] // 3
-            features = self.backbone(_channels_last(images.unflatten(1, (-1, 3)).flatten(0, 1)))
-        return features.to(self.head.weight.dtype).unflatten(0, (-1, apart))
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
+        apart = images.shape[1] // 3
+        views = images.unflatten(1, (-1, 3)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.backbone(views).to(self.head.weight.dtype).unflatten(0, (-1, apart))

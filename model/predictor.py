@@ -19,9 +19,9 @@ from model.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = {"cpu": 16, "cuda": 128}
+BATCH_SIZE = {"cpu": 8, "cuda": 128}
 """Views that go through the network together. On a GPU a whole case of 16 crops with eight views is one batch; on the
-CPU larger ones outgrow the caches."""
+CPU larger ones take more memory and no less time."""
 
 CROPS_A_COPY = 1024
 """Fields of view copied to the device at once: tens of megabytes."""
@@ -176,11 +176,11 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return  # a C library other than glibc
-    mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the largest that glibc takes
+    mallopt(_M_MMAP_MAX, 0)  # also that of large outputs, which would otherwise get pages of their own
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def choose_device(name: str) -> torch.device:

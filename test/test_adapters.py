@@ -82,7 +82,7 @@ def test_the_merged_network_is_the_adapted_one(options: dict) -> None:
 
 def test_pointwise_convolutions_can_be_adapted() -> None:
     torch.manual_seed(0)
-    classifier = MitosisClassifier("tf_efficientnet_lite0")
+    classifier = MitosisClassifier("tf_efficientnet_lite2")
     add_adapters(classifier, AdapterConfig(rank=4, targets=["pointwise"]))
     classifier.eval()
     stir(classifier)

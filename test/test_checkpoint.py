@@ -12,7 +12,6 @@ from model.checkpoint import Calibration, Network, WeightsConfig
 from model.classifier import MitosisClassifier
 from model.errors import WeightsError
 from model.preprocessing import Preprocessing
-from training.fit import join
 
 
 @pytest.fixture
@@ -144,6 +143,15 @@ def test_a_config_that_is_no_object_is_refused(folder: Path, text: str) -> None:
         checkpoint.load(folder)
 
 
+def test_folders_of_older_versions_are_read_or_refused_by_name(folder: Path) -> None:
+    network = json.loads((folder / checkpoint.CONFIG_FILE).read_text())["network"]
+    edit(folder, network=network | {"members": 1})
+    assert checkpoint.read_config(folder).network.backbone == network["backbone"]
+    edit(folder, network=network | {"members": 3})
+    with pytest.raises(WeightsError, match="several backbones in one, which this program no longer runs"):
+        checkpoint.read_config(folder)
+
+
 def test_tensors_that_are_not_finite_are_not_written(small_weights: Path, tmp_path: Path) -> None:
     network, config = checkpoint.load(small_weights)
     network.head.weight[0, 0] = 1e6
@@ -185,23 +193,3 @@ def test_no_weights_at_all_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setattr(weights_folder, name, tmp_path / name)
     with pytest.raises(WeightsError, match="There are no weights"):
         weights_folder.choose_weights(None)
-
-
-def test_joined_classifiers_give_the_mean_of_their_logits_before_and_after_storing(
-    small_weights: Path, tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    members = [MitosisClassifier("test_efficientnet").eval() for _ in range(3)]
-    with torch.no_grad():
-        for member in members:
-            member.head.bias.normal_()
-    images = torch.randn(4, 9, 64, 64)
-    with torch.inference_mode():
-        expected = torch.stack([m(part) for m, part in zip(members, images.split(3, dim=1), strict=True)]).mean(dim=0)
-        joined = join(members)
-        torch.testing.assert_close(joined(images), expected)
-    config = replace(checkpoint.read_config(small_weights), network=Network("test_efficientnet", members=3))
-    checkpoint.save(tmp_path, joined, config)
-    loaded, _ = checkpoint.load(tmp_path)
-    with torch.inference_mode():
-        torch.testing.assert_close(loaded(images), expected)

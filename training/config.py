@@ -53,9 +53,8 @@ class NetworkConfig:
 
     Attributes:
         pretrained: where the backbone's weights come from (see `training.pretrained`); empty for random numbers.
-        scales: fields of view whose logits are averaged, in units of `field_of_view`; training sees the first, 1.
-        backbone_per_scale: fit a backbone to each of these fields of view at the end, and join them in one network;
-            otherwise one serves them all, as in the folds in any case.
+        scales: fields of view whose logits are averaged, in units of `field_of_view`, which is all that training, and
+            the validation after each epoch, look at.
     """
 
     backbone: str = MISSING
@@ -68,7 +67,6 @@ class NetworkConfig:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     scales: list[float] = field(default_factory=lambda: [1.0])
-    backbone_per_scale: bool = False
 
 
 @dataclass
@@ -263,8 +261,6 @@ def load_config(path: Path, overrides: list[str]) -> Config:
             f"data.shift_split is {config.data.shift_split}; leave it empty, or choose domains or sources, other than "
             "data.split."
         )
-    if config.network.backbone_per_scale and config.adapter.rank > 0:
-        raise ConfigError("Adapters and network.backbone_per_scale do not go together; set one of them back.")
     if not timm.is_model(config.network.backbone):
         raise ConfigError(f"timm has no architecture {config.network.backbone}; write one of its names.")
     return config

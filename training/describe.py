@@ -23,14 +23,14 @@ def describe(config: Config) -> dict[str, Any]:
     """A recipe in figures.
 
     Returns:
-        backbones: that are fitted and joined in one network; the other figures are of one, at one field of view.
         total_parameters: of the network with its head, without adapters.
         trainable_parameters: adapters and head, or everything.
         lora_parameters: of the adapters.
         targets: layers with an adapter, by kind, with their number.
         input_size: pixels a side.
         tokens: tokens an image, with class and register tokens; None for a convolutional network.
-        gflops: 1e9 floating-point operations of one image's forward pass, a multiplication and an addition being two.
+        gflops: 1e9 floating-point operations of the forward pass of one image, that is of one field of view of one
+            view of a crop; a multiplication and an addition are two.
         training_memory_gib: estimate for one step at the recipe's batch size: weights, gradients, AdamW's two moments,
             the averaged weights, and what autograd keeps for the backward pass (counted; half of it in mixed
             precision, plus one block's share when activations are computed again).
@@ -50,7 +50,6 @@ def describe(config: Config) -> dict[str, Any]:
     activations = _kept_bytes(network, image, config) * (HALF / SINGLE if half else 1) * optimisation.batch_size
     states = SINGLE * total + SINGLE * 4 * trainable + (HALF * total if half else 0)
     return {
-        "backbones": len(config.network.scales) if config.network.backbone_per_scale else 1,
         "total_parameters": total,
         "trainable_parameters": trainable,
         "lora_parameters": sum(parameter.numel() for parameter in adapters.values()),

@@ -1,6 +1,5 @@
 """Fits one network: set-up, epochs, validation after each, a checkpoint to go on from."""
 
-import copy
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model.classifier import BackbonePerScale, MitosisClassifier
+from model.classifier import MitosisClassifier
 from model.folding import fold
 from model.predictor import view_averaged_logits
 from model.preprocessing import Preprocessing
@@ -152,7 +151,7 @@ def fit(
     names = [sample.path.name for sample in samples]
     for epoch in range(first_epoch, optimisation.epochs):
         sampler.epoch = epoch
-        # Dropout's randomness comes from here alone, so an interrupted fit goes on with the same numbers.
+        # The network's own randomness comes from here alone, so an interrupted fit goes on with the same numbers.
         torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
         loss = train_epoch(
             network, average, batches, preprocessing, config.loss, optimisation, optimizer, schedule, accelerator, names
@@ -181,26 +180,6 @@ def fit(
     plain.phase_head = None
     accelerator.free_memory()
     return plain.eval()
-
-
-@torch.no_grad()
-def join(members: Sequence[MitosisClassifier]) -> MitosisClassifier:
-    """One classifier in which each member sees its own field of view; its logit is the mean of theirs.
-
-    A linear layer on features side by side is the sum of linear layers on each of them.
-
-    Args:
-        members: of the same architecture, in the order of the preprocessing's scales.
-
-    Returns:
-        In evaluation mode, on the members' device; its tensors are copies.
-    """
-    joined = copy.deepcopy(members[0])
-    joined.backbone = BackbonePerScale([copy.deepcopy(member.backbone) for member in members])
-    joined.head = nn.Linear(joined.backbone.head_hidden_size, 1).to(members[0].head.weight.device)
-    joined.head.weight.copy_(torch.cat([member.head.weight for member in members], dim=1) / len(members))
-    joined.head.bias.copy_(torch.stack([member.head.bias for member in members]).mean(dim=0))
-    return joined.eval()
 
 
 def targets_and_weights(

@@ -3,12 +3,14 @@
 from model.checkpoint import Calibration
 from training.config import Config
 from training.evaluate import RESAMPLES
+from training.fit import preprocessing_of
 
 TEMPLATE = """# {name} {version}: atypical against normal mitotic figures
 
-`{backbone}` with one logit on its pooled features; looks at the central {field_of_view} pixels (0.25 µm each) of an H&E
-crop, resized to {input_size}. P(atypical) = sigmoid({scale:.4f} x logit + {bias:.4f}), the logit averaged over the
-eight symmetries of the square{scales}.{members}
+`{backbone}` with one logit on its pooled features; trained on the central {field_of_view} pixels (0.25 µm each) of H&E
+crops, resized to {input_size}. P(atypical) = sigmoid({scale:.4f} x logit + {bias:.4f}), the logit averaged over the
+eight symmetries of the square{scales}. This calibration is fitted on all
+held-out predictions below (four views, no synthetic shift), which are of other networks of the same recipe.
 
 ## Intended use
 Research on mitotic figures in H&E-stained histopathology: given crops that are already centred on mitotic figures, tell
@@ -82,7 +84,7 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
     reliability = "\n".join(
         f"| {row['crops']} | {row['predicted']:.2f} | {row['observed']:.2f} |" for row in metrics["reliability"]
     )
-    scales = ", ".join(str(round(network.field_of_view * scale)) for scale in network.scales)
+    sides = ", ".join(map(str, sorted(preprocessing_of(config).sides)))
     return TEMPLATE.format(
         name=config.name, about=config.data.about, version=config.version, backbone=network.backbone,
         field_of_view=network.field_of_view, input_size=network.input_size,
@@ -90,8 +92,7 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
         slides=metrics["slides"], seed=config.seed, resamples=RESAMPLES, overall=overall,
         split=SPLIT_SENTENCES[config.data.split].format(config.data.folds),
         ece=metrics["expected_calibration_error"], reliability=reliability, domains=domains, proxies=_proxies(metrics),
-        scales=f" and over fields of view of {scales} pixels" if len(network.scales) > 1 else "",
-        members=MEMBERS if network.backbone_per_scale else "",
+        scales=f" and over the central {sides} pixels" if len(network.scales) > 1 else "",
     )  # fmt: skip
 
 
@@ -100,11 +101,6 @@ SPLIT_SENTENCES = {
     "domains": "each domain held out in turn",
     "sources": "each data set held out in turn",
 }
-
-MEMBERS = """
-
-Each field of view has a backbone of its own, fitted with a seed of its own. The figures below are of networks with one
-backbone for all, a third of the cost; the calibration is theirs."""
 
 
 def _proxies(metrics: dict) -> str:

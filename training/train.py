@@ -28,7 +28,7 @@ from training.cross_validation import cross_validate, hold_out
 from training.datasets import assign_folds, load_crops
 from training.describe import describe
 from training.evaluate import read_predictions, report_table
-from training.fit import fit, join, preprocessing_of
+from training.fit import fit, preprocessing_of
 from training.manifest import Sample, read_manifest
 from training.model_card import model_card
 from training.weights import merge_checked, save_adapter, save_checked
@@ -36,6 +36,9 @@ from training.weights import merge_checked, save_adapter, save_checked
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
+
+FINAL = "final"
+"""The fit to all crops, and its folder in the run folder."""
 
 
 def train(config: Config) -> dict:
@@ -60,7 +63,7 @@ def train(config: Config) -> dict:
     )
     logger.info("Held out: %s", json.dumps(metrics["overall"]))
 
-    network = _fit_final(config, accelerator, samples, crops, run)
+    network = _fit_final(config, accelerator, samples, crops)
     weights = weights_config(config, calibration, metrics)
     anywhere = replace(config, data=replace(config.data, root=MISSING))  # the weights travel, the folder does not
     texts = {"training.yaml": to_yaml(anywhere), "README.md": model_card(config, metrics, calibration)}
@@ -81,8 +84,7 @@ def train_only(config: Config, name: str) -> None:
 
     Args:
         config: the recipe.
-        name: of the fit and of its folder in the run folder: a split and a fold, such as `slides_0`, or `final`, with
-            the field of view behind it where each has a backbone, such as `final_78`.
+        name: of the fit and of its folder in the run folder: a split and a fold, such as `slides_0`, or `final`.
 
     Raises:
         UserError: with a sentence for the user.
@@ -93,14 +95,12 @@ def train_only(config: Config, name: str) -> None:
         f"{split}_{fold}": (held_out, fold)
         for split, held_out in _splits(config, samples).items() for fold in range(held_out.max() + 1)
     }  # fmt: skip
-    final = _final_fits(config)
     if name in folds:
         hold_out(config, accelerator, samples, crops, *folds[name], folder)
-    elif name in final:
-        recipe, seed = final[name]
-        fit(recipe, accelerator, crops, samples, None, folder, seed)
+    elif name == FINAL:
+        _fit_final(config, accelerator, samples, crops)
     else:
-        raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*folds, *final])}.")
+        raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*folds, FINAL])}.")
 
 
 def begin(config: Config) -> tuple[Accelerator, list[Sample], list[np.ndarray]]:
@@ -135,27 +135,11 @@ def _splits(config: Config, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
 
 
 def _fit_final(
-    config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray], run: Path
+    config: Config, accelerator: Accelerator, samples: Sequence[Sample], crops: Sequence[np.ndarray]
 ) -> MitosisClassifier:
     """The network fitted to all crops; adapters are not merged yet."""
-    members = [
-        fit(recipe, accelerator, crops, samples, None, run / name, seed)
-        for name, (recipe, seed) in _final_fits(config).items()
-    ]
-    return join(members) if len(members) > 1 else members[0]
-
-
-def _final_fits(config: Config) -> dict[str, tuple[Config, int]]:
-    """The recipe and the seed of every fit to all crops, by the name of its folder."""
-    seed = config.seed + config.data.folds
-    if not config.network.backbone_per_scale or len(config.network.scales) == 1:
-        return {"final": (config, seed)}
-    fits = {}
-    for number, scale in enumerate(config.network.scales):
-        side = preprocessing_of(config).side(scale)
-        network = replace(config.network, field_of_view=side, scales=[1.0])
-        fits[f"final_{side}"] = (replace(config, network=network), seed + number)
-    return fits
+    seed = config.seed + config.data.folds  # the folds have those before it
+    return fit(config, accelerator, crops, samples, None, Path(config.run) / FINAL, seed)
 
 
 def accelerator_for(config: Config) -> Accelerator:
@@ -218,12 +202,7 @@ def weights_config(config: Config, calibration: Calibration, metrics: dict) -> W
     return WeightsConfig(
         name=config.name,
         version=config.version,
-        network=Network(
-            config.network.backbone,
-            config.network.pooling,
-            config.network.backbone_args,
-            members=len(config.network.scales) if config.network.backbone_per_scale else 1,
-        ),
+        network=Network(config.network.backbone, config.network.pooling, config.network.backbone_args),
         preprocessing=preprocessing_of(config),
         calibration=calibration,
         dtype=config.stored_dtype,
