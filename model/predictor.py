@@ -19,9 +19,12 @@ from model.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = {"cpu": 8, "cuda": 128}
-"""Views that go through the network together. On a GPU a whole case of 16 crops with eight views is one batch; on the
-CPU larger ones take more memory and no less time."""
+GPU_VIEWS = 128
+"""Views that go through the network together on a GPU: a whole case of 16 crops with eight views."""
+
+CPU_IMAGES = 24
+"""Images, of which a view has one for each field of view, that go through the network together on the CPU; more of them
+take more memory and no less time."""
 
 CROPS_A_COPY = 1024
 """Fields of view copied to the device at once: tens of megabytes."""
@@ -55,10 +58,11 @@ class Predictor:
         self.dtype = dtype or choose_dtype(self.device)
         self.view_set = view_set
         self.views = views.count(view_set)
-        self.batch_size = BATCH_SIZE[self.device.type] if batch_size is None else batch_size
-        if self.batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
         network, self.config = checkpoint.load(folder)
+        on_cpu = max(1, CPU_IMAGES // len(self.config.preprocessing.scales))
+        self.batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_VIEWS)
         if self.device.type == "cpu":
             keep_freed_memory()
             preprocessing = self.config.preprocessing
