@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 OVERRIDES = [
     "name=tiny", "network.backbone=vit_tiny_patch16_dinov3_qkvb", "network.pretrained=''", "network.pooling=token",
-    "network.backbone_args={qkv_fused: false, init_values: 0.5, depth: 2}", "adapter.rank=4", "adapter.dropout=0",
+    "network.backbone_args={qkv_fused: false, init_values: 0.5, depth: 2, drop_path_rate: 0}",
+    "adapter.rank=4", "adapter.dropout=0",
     "network.dropout=0", "network.input_size=32",
     "data.folds=2", "data.workers=0", "optimisation.epochs=3",
     "optimisation.batch_size=8", "optimisation.learning_rate=3e-3", "stored_dtype=float32", "loss.phases=0.3",
