@@ -136,7 +136,7 @@ def test_several_fields_of_view_are_looked_at_and_data_sets_held_out_whole(data:
     assert metrics["held_out_sources"]["crops"] == 96 and metrics["held_out_sources"]["overall"] != metrics["overall"]
     assert checkpoint.read_config(tmp_path / "weights").preprocessing.scales == (1.0, 0.8)
     card = " ".join((tmp_path / "weights" / "README.md").read_text().split())
-    assert "a whole data set held out" in card and "78, 62 pixels" in card
+    assert "a whole data set held out" in card and "62, 78 pixels" in card
 
 
 def test_fits_run_one_by_one_are_not_run_again(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
