@@ -2,7 +2,7 @@
 # make test                          run the tests
 # make lint                          check style and format
 # make fuzz [SECONDS=60]             feed damaged images to the readers
-# make benchmark                     measure speed and memory, rewrite the README's section on them (8 minutes without a GPU)
+# make benchmark                     measure speed and memory, rewrite the README's section on them (13 minutes without a GPU)
 # make lock                          renew requirements.lock, which the image is built from
 # Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
 
