@@ -10,7 +10,7 @@ TEMPLATE = """# {name} {version}: atypical against normal mitotic figures
 `{backbone}` with one logit on its pooled features; trained on the central {field_of_view} pixels (0.25 µm each) of H&E
 crops, resized to {input_size}. P(atypical) = sigmoid({scale:.4f} x logit + {bias:.4f}), the logit averaged over the
 eight symmetries of the square{scales}. This calibration is fitted on all
-held-out predictions below (four views, no synthetic shift), which are of other networks of the same recipe.
+held-out predictions below (eight views, no synthetic shift), which are of other networks of the same recipe.
 
 ## Intended use
 Research on mitotic figures in H&E-stained histopathology: given crops that are already centred on mitotic figures, tell
@@ -25,7 +25,7 @@ Seed {seed}; every setting is in `training.yaml`.
 
 ## Figures
 Measured on slides that the measured network was not trained on ({split}; calibration fitted on the
-crops of the other folds; four views; 95 % intervals over {resamples} resamplings of slides). The stored network is a
+crops of the other folds; eight views; 95 % intervals over {resamples} resamplings of slides). The stored network is a
 further fit on all crops, for which no crop is left to measure on.
 
 | figure | value | 95 % interval |
