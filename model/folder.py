@@ -10,6 +10,7 @@ network does not wait for files, and memory does not grow with their number.
 """
 
 import csv
+import hashlib
 import json
 import os
 from collections import deque
@@ -96,7 +97,7 @@ def classify_folder(
     total = sum(1 for _ in image_files(source))
     if not total:
         raise CaseError(f"{source} holds no image ({', '.join(SUFFIXES)}); give a folder of images.")
-    settings = {"weights": predictor.config.sha256, "views": predictor.view_set, "mpp": mpp}
+    settings = {"weights": _fingerprint(predictor), "views": predictor.view_set, "mpp": mpp}
     try:
         target.mkdir(parents=True, exist_ok=True)
         progress = _continue(target, settings, source) if resume else _start(target, settings)
@@ -118,6 +119,11 @@ def classify_folder(
     except OSError as error:
         raise CaseError(f"{target} cannot be written ({error.strerror}); give a writable folder with space.") from error
     return progress
+
+
+def _fingerprint(predictor: Predictor) -> str:
+    """SHA-256 of all that `config.json` says: of the tensors, and of what is done before and after the network."""
+    return hashlib.sha256(json.dumps(asdict(predictor.config), sort_keys=True).encode()).hexdigest()
 
 
 def image_files(folder: Path, below: Path = Path()) -> Iterator[Path]:

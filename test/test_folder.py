@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import tifffile
 from conftest import REPOSITORY
 
 from model import folder as folder_module
+from model.checkpoint import Calibration
 from model.errors import CaseError
 from model.folder import classify_folder, image_files, rescale
 from model.predictor import Predictor
@@ -178,6 +180,10 @@ def test_going_on_with_something_else_is_refused(tmp_path: Path, crops: list[np.
     classify_folder(predictor, tmp_path / "in", tmp_path / "out")
     with pytest.raises(CaseError, match="other weights, views or mpp"):
         classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out", resume=True)
+    other = Predictor(small_weights, "cpu")  # the same tensors
+    other.config = replace(other.config, calibration=Calibration(2.0, 0.0))
+    with pytest.raises(CaseError, match="other weights, views or mpp"):
+        classify_folder(other, tmp_path / "in", tmp_path / "out", resume=True)
     (tmp_path / "in" / "a.png").unlink()
     with pytest.raises(CaseError, match="is not what it was"):
         classify_folder(predictor, tmp_path / "in", tmp_path / "out", resume=True)
