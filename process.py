@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from model.constants import HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.crops import read_crops
@@ -32,14 +32,18 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case 
 
 logger = logging.getLogger("process")
 
+Begin: TypeAlias = "Callable[[], Callable[[], Predictor]]"
+"""Starts to read the weights; what it returns waits for them and gives the predictor."""
 
-def process_case(input_folder: Path, output_folder: Path, load: Callable[[], Predictor]) -> tuple[Path, list[Entry]]:
+
+def process_case(input_folder: Path, output_folder: Path, begin: Begin) -> tuple[Path, list[Entry]]:
     """Reads a case, classifies its crops and writes the result; an earlier result is removed first.
 
     Args:
         input_folder: what the platform mounts as `/input`.
         output_folder: where the result goes.
-        load: gives the predictor; called once the case has been read.
+        begin: called before the case is read, so that its weights come from the disk meanwhile; what it returns gives
+            the predictor, and is called afterwards.
 
     Returns:
         Path and content of the result file.
@@ -49,6 +53,7 @@ def process_case(input_folder: Path, output_folder: Path, load: Callable[[], Pre
     """
     start = time.perf_counter()
     clear_result(output_folder)
+    load = begin()
     stack = find_stack(input_folder)
     crops = read_crops(stack)
     predictor = load()
@@ -75,30 +80,29 @@ def table(path: Path, entries: list[Entry]) -> str:
     return "\n".join(lines)
 
 
-def run_case(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> int:
+def run_case(arguments: argparse.Namespace, begin: Begin) -> int:
     """The platform's `exec`."""
-    path, entries = process_case(arguments.input, arguments.output, load)
+    path, entries = process_case(arguments.input, arguments.output, begin)
     if arguments.table:
         print(table(path, entries))
     return 0
 
 
-def run_server(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> int:
+def run_server(arguments: argparse.Namespace, begin: Begin) -> int:
     """The platform's `invoke`."""
     from model.server import serve
 
     def handle(predictor: Predictor) -> None:
-        process_case(arguments.input, arguments.output, lambda: predictor)
+        process_case(arguments.input, arguments.output, lambda: lambda: predictor)
 
-    return serve(
-        load, handle, partial(clear_result, arguments.output, only_partial=True), arguments.host, arguments.port
-    )
+    tidy = partial(clear_result, arguments.output, only_partial=True)
+    return serve(lambda: begin()(), handle, tidy, arguments.host, arguments.port)
 
 
-def run_folder(arguments: argparse.Namespace, load: Callable[[], Predictor]) -> int:
+def run_folder(arguments: argparse.Namespace, begin: Begin) -> int:
     """A lab's own images."""
-    predictor = load()
-    from model.folder import FAILURES, classify_folder  # which imports PyTorch, as `load` does with care
+    predictor = begin()()
+    from model.folder import FAILURES, classify_folder  # which imports PyTorch, as loading the predictor does with care
 
     mpp = arguments.mpp
     if mpp is None:
@@ -174,16 +178,19 @@ def main(arguments: list[str] | None = None) -> int:
     # A container's first process has no default action for SIGTERM, and what is imported later takes seconds.
     signal.signal(signal.SIGTERM, partial(_stop, parsed))
 
-    def load() -> Predictor:
-        weights = choose_weights(parsed.weights)
-        begin_sha256(weights / TENSOR_FILE)
+    def load(weights: Path) -> Predictor:
         with lean_start():
             from model.predictor import Predictor
 
             return Predictor(weights, parsed.device, parsed.views)
 
+    def begin() -> Callable[[], Predictor]:
+        weights = choose_weights(parsed.weights)
+        begin_sha256(weights / TENSOR_FILE)
+        return partial(load, weights)
+
     try:
-        return parsed.run(parsed, load)
+        return parsed.run(parsed, begin)
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 1
