@@ -124,6 +124,18 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
     return figures | {"batch_size": usual}
 
 
+def plain_rate(bench: Bench, predictor: Predictor, folder: Path) -> dict:
+    """The network as timm runs it, in the same precision: without what `model.lean_blocks` does."""
+    preprocessing, size = predictor.config.preprocessing, predictor.batch_size
+    shape = (size, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
+    images = torch.randn(shape, device=bench.device, dtype=predictor.dtype)
+    network = checkpoint.load(folder)[0].to(bench.device)
+    network.backbone.to(predictor.dtype, memory_format=torch.channels_last)
+    network.head.float()
+    with torch.inference_mode():
+        return {"batch_size": size, "views_a_second": round(size / bench.seconds(lambda: network(images)))}
+
+
 def compiled_rate(bench: Bench, predictor: Predictor) -> dict:
     """What `torch.compile` would bring, and how long its first run takes."""
     preprocessing, size = predictor.config.preprocessing, predictor.batch_size
@@ -201,6 +213,7 @@ def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: 
     figures["case_seconds"] = round(bench.seconds(partial(predictor, case)), 4)
     figures["case_peak_mib"] = bench.peak_mib()
     figures |= rates(bench, predictor, roof)
+    figures["as_timm_runs_it"] = attempt(partial(plain_rate, bench, predictor, folder))
     if bench.compiles:
         figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))
     if bench.device == "cuda":

@@ -15,6 +15,7 @@ from model import checkpoint, views
 from model.checkpoint import Calibration
 from model.errors import PredictionError
 from model.folding import fold
+from model.lean_blocks import streamline
 from model.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Predictor:
             self.network = network.to(self.device)
             self.network.backbone.to(self.dtype, memory_format=torch.channels_last)
             self.network.head.float()
+            streamline(self.network.backbone, self.config.preprocessing.input_size)
         except torch.OutOfMemoryError as error:
             raise PredictionError(
                 "The GPU's memory does not hold the network; free it, or run with --device cpu."
