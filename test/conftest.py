@@ -81,6 +81,15 @@ def draw_crops() -> list[np.ndarray]:
     return list(smooth.permute(0, 2, 3, 1).numpy().astype(np.uint8))
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals over 200 resamplings of slides: a thousand take a minute."""
+    from training import evaluate, trial
+
+    for module in (evaluate, trial):
+        monkeypatch.setattr(module, "RESAMPLES", 200)
+
+
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights folder of a small network with random weights, calibrated so that probabilities spread around 0.5."""

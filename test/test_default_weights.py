@@ -30,17 +30,17 @@ def test_the_readme_says_what_was_measured() -> None:
 
 def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tuple) -> None:
     """bfloat16 on the CPU stands in for the GPU's: same rounding of weights and activations."""
-    crops, _ = real_crops
-    expected = Predictor(DEFAULT_WEIGHTS, "cpu")(crops)
-    half = Predictor(DEFAULT_WEIGHTS, "cpu", dtype=torch.bfloat16)(crops)
+    crops = real_crops[0][::2]  # few crops and views: where the CPU has no such numbers, it is very slow
+    expected = Predictor(DEFAULT_WEIGHTS, "cpu", "rot4")(crops)
+    half = Predictor(DEFAULT_WEIGHTS, "cpu", "rot4", dtype=torch.bfloat16)(crops)
     clear = np.abs(expected - 0.5) > 0.05
     assert clear.mean() > 0.8
     assert np.array_equal((half >= 0.5)[clear], (expected >= 0.5)[clear])
 
 
 def test_in_half_precision_too_neighbours_do_not_matter(real_crops: tuple) -> None:
-    crops = real_crops[0][:16]
-    predictor = Predictor(DEFAULT_WEIGHTS, "cpu", batch_size=128, dtype=torch.bfloat16)
+    crops = real_crops[0][:8]
+    predictor = Predictor(DEFAULT_WEIGHTS, "cpu", "rot4", batch_size=128, dtype=torch.bfloat16)
     together = predictor(crops)
     alone = [predictor([crop])[0] for crop in crops]
     np.testing.assert_allclose(alone, together, atol=1e-3)

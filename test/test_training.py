@@ -23,6 +23,8 @@ from training.fit import build_network, fit, targets_and_weights
 from training.manifest import Sample
 from training.train import CONFIGS, main, train, train_only
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 OVERRIDES = [
     "name=tiny", "network.backbone=test_efficientnet", "network.pretrained=''", "network.input_size=32",
     "network.scales=[1.0]",

@@ -11,6 +11,8 @@ from test_training import OVERRIDES
 from training import trial
 from training.evaluate import Predictions
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 def predictions(strength: float, seed: int = 0) -> Predictions:
     random = np.random.default_rng(seed)
