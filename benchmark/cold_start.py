@@ -44,6 +44,9 @@ with lean_start():
     from model import checkpoint
     network, _ = checkpoint.load(Path(sys.argv[1]))
     network.to(sys.argv[2])
+    if sys.argv[2] == "cuda":
+        from model.lean_blocks import streamline
+        streamline(network.backbone, 224)
 with torch.inference_mode():
     for tensor in network.state_dict().values():
         tensor.sum()

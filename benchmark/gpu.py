@@ -213,7 +213,8 @@ def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: 
     figures["case_seconds"] = round(bench.seconds(partial(predictor, case)), 4)
     figures["case_peak_mib"] = bench.peak_mib()
     figures |= rates(bench, predictor, roof)
-    figures["as_timm_runs_it"] = attempt(partial(plain_rate, bench, predictor, folder))
+    if folder != BAKED:  # which has no blocks
+        figures["as_timm_runs_it"] = attempt(partial(plain_rate, bench, predictor, folder))
     if bench.compiles:
         figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))
     if bench.device == "cuda":

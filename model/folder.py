@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -122,8 +122,9 @@ def classify_folder(
 
 
 def _fingerprint(predictor: Predictor) -> str:
-    """SHA-256 of all that `config.json` says: of the tensors, and of what is done before and after the network."""
-    return hashlib.sha256(json.dumps(asdict(predictor.config), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of what `config.json` says of the tensors, and of what is done before and after the network."""
+    config = replace(predictor.config, training={})  # which is for people
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
 
 
 def image_files(folder: Path, below: Path = Path()) -> Iterator[Path]:

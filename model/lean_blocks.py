@@ -1,9 +1,9 @@
-"""The same numbers with fewer passes over memory, for DINOv3's transformer blocks.
+"""The same numbers, up to rounding, with fewer passes over memory, for DINOv3's transformer blocks on a GPU.
 
 A GPU multiplies matrices faster than it reads them: between the products, every operation on all tokens counts by the
-bytes that it moves. timm rotates queries and keys in float32, in a dozen operations each, and multiplies and adds each
-branch in two; here that is three operations for both, in the network's precision, and one. The table of the rotation,
-which timm computes for every batch on the CPU, is computed once.
+bytes that it moves. timm rotates queries and keys in float32, in seven operations each, and scales and adds each branch
+in two; here that is three operations for both, in the network's precision, and one. The table of the rotation, for
+which timm copies coordinates from the CPU with every batch, is computed once.
 """
 
 import copy
@@ -28,15 +28,19 @@ def streamline(backbone: nn.Module, side: int) -> None:
     Args:
         backbone: for inference only, on its device and in its precision; afterwards for images of this size alone.
         side: of the images, in pixels.
+
+    Raises:
+        torch.OutOfMemoryError: the device's memory does not hold a block more, in float32.
     """
-    if not _is_dinov3(backbone):
-        return
-    patches = side // backbone.patch_embed.patch_size[0]
-    embedding = backbone.rope.get_embed(shape=(patches, patches))
-    prefix = backbone.num_prefix_tokens
     try:
+        if not _is_dinov3(backbone):
+            return
+        embedding = backbone.rope.get_embed(shape=backbone.patch_embed.dynamic_feat_size((side, side)))
+        prefix = backbone.num_prefix_tokens
         same = _same(copy.deepcopy(backbone.blocks[0]).float(), embedding, prefix)
-    except (RuntimeError, TypeError, AttributeError) as error:  # as another version of timm may do
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever another version of timm has instead
         logger.debug("Replacing a block failed.", exc_info=error)
         same = False
     if not same:

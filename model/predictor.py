@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 GPU_VIEWS = 128
 """Views that go through the network together on a GPU: a whole case of 16 crops with eight views."""
 
-CPU_IMAGES = 24
+CPU_IMAGES = 16
 """Images, of which a view has one for each field of view, that go through the network together on the CPU; more of them
-take more memory and no less time."""
+take more memory and no less time. So many are the eight views of a crop with two fields of view."""
 
 CROPS_A_COPY = 1024
 """Fields of view copied to the device at once: tens of megabytes."""
@@ -75,7 +75,8 @@ class Predictor:
             self.network = network.to(self.device)
             self.network.backbone.to(self.dtype, memory_format=torch.channels_last)
             self.network.head.float()
-            streamline(self.network.backbone, self.config.preprocessing.input_size)
+            if self.device.type == "cuda":
+                streamline(self.network.backbone, self.config.preprocessing.input_size)
         except torch.OutOfMemoryError as error:
             raise PredictionError(
                 "The GPU's memory does not hold the network; free it, or run with --device cpu."

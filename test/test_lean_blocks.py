@@ -162,8 +162,17 @@ def test_real_crops_keep_their_probabilities(
     config = WeightsConfig("random", "0", about, preprocessing, calibration, "float32", "")
     checkpoint.save(tmp_path, network, config)
     predictor = Predictor(tmp_path, "cpu", "rot4", dtype=dtype)
+    streamline(predictor.network.backbone, SIDE)  # as it does by itself on a GPU
     assert blocks(predictor.network) == 3
     found = predictor(crops)
     assert np.abs(found - expected).max() <= largest
     clear = np.abs(expected - 0.5) > largest
     assert clear.sum() >= 20 and np.array_equal((found >= 0.5)[clear], (expected >= 0.5)[clear])
+
+
+def test_images_that_timm_pads_are_looked_at_whole() -> None:
+    network = random_network("vit_small_patch16_dinov3", dynamic_img_pad=True)
+    images = torch.randn(2, 3, 100, 100)
+    with torch.inference_mode():
+        found = lean(network, 100).features(images)
+        torch.testing.assert_close(found, network.features(images), rtol=1e-5, atol=1e-5)

@@ -85,7 +85,7 @@ def hold_out(
     Returns:
         Logits (M, 2) of the fold's crops, as they are and under a synthetic shift.
     """
-    done = folder / "logits.npy"
+    done = folder / f"logits_{VIEWS}.npy"
     if not done.is_file():
         inside, outside = np.flatnonzero(held_out != fold), np.flatnonzero(held_out == fold)
         labels = np.array([samples[i].label for i in outside])
