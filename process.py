@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from model.constants import HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
+from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.crops import read_crops
 from model.errors import CropError, UserError, one_line
 from model.grand_challenge import Entry, clear_result, find_stack, result, write_result
@@ -132,7 +132,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         help="weights folder (default: MODEL_DIR, then /opt/ml/model, then the one in the image)",
     )
-    common.add_argument("--views", choices=VIEW_SETS, default="d4", help="views averaged (default: %(default)s)")
+    common.add_argument(
+        "--views", choices=VIEW_SETS, default=DEFAULT_VIEWS, help="views averaged (default: %(default)s)"
+    )
     common.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
     folders = argparse.ArgumentParser(add_help=False)
     folders.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")

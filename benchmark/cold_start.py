@@ -31,6 +31,7 @@ from benchmark.measuring import (
 )  # fmt: skip
 from model import checkpoint
 from model.checkpoint import Network
+from model.constants import DEFAULT_VIEWS
 from model.weights_folder import BAKED
 
 READY = """
@@ -42,11 +43,11 @@ begin_sha256(Path(sys.argv[1]) / TENSOR_FILE)
 with lean_start():
     import torch
     from model import checkpoint
-    network, _ = checkpoint.load(Path(sys.argv[1]))
+    network, config = checkpoint.load(Path(sys.argv[1]))
     network.to(sys.argv[2])
     if sys.argv[2] == "cuda":
         from model.lean_blocks import streamline
-        streamline(network.backbone, 224)
+        streamline(network.backbone, config.preprocessing.input_size)
 with torch.inference_mode():
     for tensor in network.state_dict().values():
         tensor.sum()
@@ -115,11 +116,11 @@ def main() -> None:
             "reference": [
                 *_reference(folder / "default.pth", config.network),
                 "--fields-of-view", *map(str, config.preprocessing.sides),
-                "--input-size", str(config.preprocessing.input_size), "--views", "d4", *folders,
+                "--input-size", str(config.preprocessing.input_size), "--views", DEFAULT_VIEWS, *folders,
             ],
             "ours": ["process.py", "--device", "cpu", "--weights", str(BAKED), *folders],
         }  # fmt: skip
-        figures["default_case"] = {"views": "d4"} | compare(commands, arguments.runs)
+        figures["default_case"] = {"views": DEFAULT_VIEWS} | compare(commands, arguments.runs)
     save("cold_start", figures)
 
 

@@ -36,6 +36,7 @@ from benchmark.measuring import (
 from benchmark.reference import ReferenceLoop, load_network
 from model import checkpoint, views
 from model.classifier import MitosisClassifier
+from model.constants import DEFAULT_VIEWS
 from model.crops import read_crops
 from model.predictor import Predictor, calibrate, view_averaged_logits
 from model.weights_folder import BAKED
@@ -44,7 +45,6 @@ BATCH_SIZES = (8, 16, 32)
 MATRIX, PRODUCTS = 2048, 10
 """Side of the matrix whose product with itself is the ceiling, and products a turn."""
 
-VIEWS = "d4"
 CPU = torch.device("cpu")
 
 Run = Callable[[Tensor], Tensor]
@@ -106,14 +106,14 @@ def main() -> None:
     else:
         crops = draw_crops(arguments.count)
 
-    predictor = Predictor(BAKED, "cpu", VIEWS)
+    predictor = Predictor(BAKED, "cpu", DEFAULT_VIEWS)
     plain, config = checkpoint.load(BAKED)
     plain.float()
     preprocessing = config.preprocessing
     fields = preprocessing.field(crops)
 
     def behind_our_preprocessing(network: Run, batch_size: int) -> np.ndarray:
-        logits = view_averaged_logits(network, preprocessing, fields, VIEWS, batch_size, CPU)
+        logits = view_averaged_logits(network, preprocessing, fields, DEFAULT_VIEWS, batch_size, CPU)
         return calibrate(logits, config.calibration)
 
     with tempfile.TemporaryDirectory() as name:
@@ -123,7 +123,7 @@ def main() -> None:
         network = load_network(folder / "default.pth", of.backbone, of.pooling, of.backbone_args)
         loop = ReferenceLoop(
             network, "cpu", preprocessing.sides, preprocessing.input_size, preprocessing.mean,
-            preprocessing.std, VIEWS,
+            preprocessing.std, DEFAULT_VIEWS,
         )  # fmt: skip
         contenders: dict[str, Callable[[], np.ndarray]] = {
             "ours": lambda: predictor(crops),
@@ -150,10 +150,10 @@ def main() -> None:
 
         turns = {"product": product} | {name: partial(timed, run) for name, run in contenders.items()}
         seconds = interleave(turns, arguments.runs)
-    work = gflops(plain, preprocessing) * views.count(VIEWS)
+    work = gflops(plain, preprocessing) * views.count(DEFAULT_VIEWS)
     roof = product_flops(matrix) / min(seconds.pop("product")) / 1e9
     figures: dict = {
-        "runs": arguments.runs, "crops": len(crops), "real_crops": bool(arguments.crops), "views": VIEWS,
+        "runs": arguments.runs, "crops": len(crops), "real_crops": bool(arguments.crops), "views": DEFAULT_VIEWS,
         "gflop_a_crop": round(work, 2), "matrix_product_gflops": round(roof, 1),
     }  # fmt: skip
     for name, values in seconds.items():

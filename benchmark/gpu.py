@@ -28,7 +28,8 @@ from benchmark.measuring import CROPS, HPLUS, draw_crops, gflops, product_flops,
 from benchmark.reference import ReferenceLoop, load_network
 from model import checkpoint
 from model.checkpoint import Network
-from model.predictor import Predictor
+from model.constants import DEFAULT_VIEWS
+from model.predictor import Predictor, place
 from model.weights_folder import BAKED
 
 TINY = Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
@@ -103,15 +104,21 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def batch(predictor: Predictor) -> torch.Tensor:
+    """Random images for one forward pass, on the device, in the network's precision."""
+    preprocessing = predictor.config.preprocessing
+    shape = (predictor.batch_size, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
+    return torch.randn(shape, device=predictor.device, dtype=predictor.dtype)
+
+
 def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
     """Views a second of whole predictions and of the network alone, by batch size, and the share of the ceiling."""
-    channels, side = predictor.config.preprocessing.channels, predictor.config.preprocessing.input_size
     work = gflops(predictor.network, predictor.config.preprocessing)
     figures: dict = {"gflop_a_view": round(work, 1), "by_batch_size": {}}
     usual, views = predictor.batch_size, len(bench.crops) * predictor.views
     for size in bench.batch_sizes:
         predictor.batch_size = size
-        images = torch.randn(size, channels, side, side, device=bench.device, dtype=predictor.dtype)
+        images = batch(predictor)
         with torch.inference_mode():
             alone = size / bench.seconds(lambda images=images: predictor.network(images))
         whole = views / bench.seconds(partial(predictor, bench.crops), 3)
@@ -126,21 +133,15 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
 
 def plain_rate(bench: Bench, predictor: Predictor, folder: Path) -> dict:
     """The network as timm runs it, in the same precision: without what `model.lean_blocks` does."""
-    preprocessing, size = predictor.config.preprocessing, predictor.batch_size
-    shape = (size, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
-    images = torch.randn(shape, device=bench.device, dtype=predictor.dtype)
-    network = checkpoint.load(folder)[0].to(bench.device)
-    network.backbone.to(predictor.dtype, memory_format=torch.channels_last)
-    network.head.float()
+    size, images = predictor.batch_size, batch(predictor)
+    network = place(checkpoint.load(folder)[0], predictor.device, predictor.dtype)
     with torch.inference_mode():
         return {"batch_size": size, "views_a_second": round(size / bench.seconds(lambda: network(images)))}
 
 
 def compiled_rate(bench: Bench, predictor: Predictor) -> dict:
     """What `torch.compile` would bring, and how long its first run takes."""
-    preprocessing, size = predictor.config.preprocessing, predictor.batch_size
-    shape = (size, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
-    images = torch.randn(shape, device=bench.device, dtype=predictor.dtype)
+    size, images = predictor.batch_size, batch(predictor)
     network = torch.compile(predictor.network)
     with torch.inference_mode():
         first = timed(lambda: (network(images), bench.wait()))
@@ -150,9 +151,7 @@ def compiled_rate(bench: Bench, predictor: Predictor) -> dict:
 
 def graphed_rate(bench: Bench, predictor: Predictor) -> dict:
     """What a CUDA graph would bring: the network's kernels recorded once for a fixed batch, started with one call."""
-    preprocessing, size = predictor.config.preprocessing, predictor.batch_size
-    shape = (size, preprocessing.channels, preprocessing.input_size, preprocessing.input_size)
-    images = torch.randn(shape, device=bench.device, dtype=predictor.dtype)
+    size, images = predictor.batch_size, batch(predictor)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with torch.inference_mode():
         stream.wait_stream(torch.cuda.current_stream())
@@ -265,7 +264,7 @@ def main() -> None:
         write_reference_weights(folder, pth)
         write_reference_weights(BAKED, Path(name) / "default.pth")
         part("hplus", lambda: network_figures(bench, folder, pth, "rot4", roofs["bfloat16_tflops"]))
-        default = BAKED, Path(name) / "default.pth", "d4"
+        default = BAKED, Path(name) / "default.pth", DEFAULT_VIEWS
         half = torch.bfloat16 if arguments.trial else torch.float16  # which a CPU computes in very slowly
         part("default", lambda: network_figures(bench, *default, roofs["float16_tflops"], half))
         part("training", lambda: training_steps(arguments.trial, arguments.training_steps))

@@ -9,6 +9,9 @@ THRESHOLD = 0.5
 VIEW_SETS = ("none", "rot4", "d4")
 """Sets of views that test-time augmentation can average (see `model.views`)."""
 
+DEFAULT_VIEWS = "d4"
+"""The one that the container averages unless it is told another, and that held-out predictions are averaged over."""
+
 MICROMETRES_PER_PIXEL = 0.25
 """Resolution that crops are expected to have and that fields of view are counted in."""
 

@@ -156,7 +156,7 @@ def _joined(attention: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
         weight, biases = torch.cat([of.weight for of in projections]), [of.bias for of in projections]
     if all(bias is None for bias in biases):
         return _parameter(weight), None
-    none = next(bias for bias in biases if bias is not None).new_zeros(weight.shape[0] // 3)
+    none = weight.new_zeros(len(weight) // 3)
     return _parameter(weight), _parameter(torch.cat([none if bias is None else bias for bias in biases]))
 
 

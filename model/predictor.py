@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from model import checkpoint, views
 from model.checkpoint import Calibration
+from model.classifier import MitosisClassifier
+from model.constants import DEFAULT_VIEWS
 from model.errors import PredictionError
 from model.folding import fold
 from model.lean_blocks import streamline
@@ -51,7 +53,7 @@ class Predictor:
         self,
         folder: Path,
         device: str = "auto",
-        view_set: str = "d4",
+        view_set: str = DEFAULT_VIEWS,
         batch_size: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,21 +64,18 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
         network, self.config = checkpoint.load(folder)
-        on_cpu = max(1, CPU_IMAGES // len(self.config.preprocessing.scales))
+        preprocessing = self.config.preprocessing
+        on_cpu = max(1, CPU_IMAGES // len(preprocessing.scales))
         self.batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_VIEWS)
         if self.device.type == "cpu":
             keep_freed_memory()
-            preprocessing = self.config.preprocessing
             network = network.float()
             if self.dtype == torch.float32:
                 network = fold(network, preprocessing.channels, preprocessing.input_size)
         try:
-            # First to the device, as it is stored: what converts it there would take the processor seconds.
-            self.network = network.to(self.device)
-            self.network.backbone.to(self.dtype, memory_format=torch.channels_last)
-            self.network.head.float()
+            self.network = place(network, self.device, self.dtype)
             if self.device.type == "cuda":
-                streamline(self.network.backbone, self.config.preprocessing.input_size)
+                streamline(self.network.backbone, preprocessing.input_size)
         except torch.OutOfMemoryError as error:
             raise PredictionError(
                 "The GPU's memory does not hold the network; free it, or run with --device cpu."
@@ -132,6 +131,19 @@ class Predictor:
                 f"The network's logit of crop {not_finite[0] + 1} is not a finite number; nothing was written."
             )
         return calibrate(logits, self.config.calibration)
+
+
+def place(network: MitosisClassifier, device: torch.device, dtype: torch.dtype) -> MitosisClassifier:
+    """Moves a network to a device, in place: the backbone in a precision, the head in float32.
+
+    Raises:
+        torch.OutOfMemoryError: the device's memory does not hold it.
+    """
+    # First to the device, as it is stored: what converts it there would take the processor seconds.
+    network.to(device)
+    network.backbone.to(dtype, memory_format=torch.channels_last)
+    network.head.float()
+    return network
 
 
 @torch.inference_mode()

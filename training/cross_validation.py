@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from model.constants import CLASSES
+from model.constants import CLASSES, DEFAULT_VIEWS
 from training.adapters import merge_adapters
 from training.config import Config
 from training.fit import fit, predict, preprocessing_of
@@ -16,9 +16,6 @@ from training.manifest import Sample
 from training.shift import shifted
 
 logger = logging.getLogger(__name__)
-
-VIEWS = "d4"
-"""Views that held-out predictions are averaged over: the container's default, so that what is measured is what runs."""
 
 
 def cross_validate(
@@ -85,7 +82,7 @@ def hold_out(
     Returns:
         Logits (M, 2) of the fold's crops, as they are and under a synthetic shift.
     """
-    done = folder / f"logits_{VIEWS}.npy"
+    done = folder / f"logits_{DEFAULT_VIEWS}.npy"
     if not done.is_file():
         inside, outside = np.flatnonzero(held_out != fold), np.flatnonzero(held_out == fold)
         labels = np.array([samples[i].label for i in outside])
@@ -96,7 +93,9 @@ def hold_out(
         )  # fmt: skip
         merge_adapters(network)
         moved = shifted(validation, [samples[i].group for i in outside], config.seed)
-        predicted = [predict(network, preprocessing_of(config), of, VIEWS, accelerator) for of in (validation, moved)]
+        predicted = [  # with the container's own views, so that what is measured is what runs
+            predict(network, preprocessing_of(config), of, DEFAULT_VIEWS, accelerator) for of in (validation, moved)
+        ]
         if accelerator.is_main_process:
             partial = done.with_suffix(".partial.npy")
             np.save(partial, np.stack(predicted, axis=1))
