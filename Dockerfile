@@ -12,6 +12,10 @@ RUN python3 -m venv /opt/venv \
 
 COPY process.py /opt/app/
 COPY model/*.py /opt/app/model/
+COPY model/modes/*.py /opt/app/model/modes/
+COPY model/images/*.py /opt/app/model/images/
+COPY model/network/*.py /opt/app/model/network/
+COPY model/speed/*.py /opt/app/model/speed/
 RUN /opt/venv/bin/python -m compileall -q /opt/app && chmod -R a+rX /opt/app
 
 # Only /output and /tmp are written to; any user will do. Paths are absolute because Apptainer knows no WORKDIR.

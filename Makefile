@@ -24,7 +24,7 @@ lint: .venv/test-requirements.done
 	.venv/bin/ruff format --check .
 
 fuzz: .venv/requirements.done
-	.venv/bin/python test/fuzz_readers.py --seconds $(SECONDS)
+	.venv/bin/python test/tools/fuzz_readers.py --seconds $(SECONDS)
 
 lock: .venv/export-requirements.done
 	.venv/bin/uv pip compile requirements.txt --output-file requirements.lock --generate-hashes --no-header --quiet \

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
-from model.crops import read_crops
 from model.errors import CropError, UserError, one_line
-from model.grand_challenge import Entry, clear_result, find_stack, result, write_result
-from model.lean_start import lean_start
-from model.weights_folder import TENSOR_FILE, begin_sha256, choose_weights
+from model.images.read import read_crops
+from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
+from model.network.weights_folder import TENSOR_FILE, begin_sha256, choose_weights
+from model.speed.start import lean_start
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
     from model.predictor import Predictor
@@ -66,7 +66,7 @@ def process_case(input_folder: Path, output_folder: Path, begin: Begin) -> tuple
     atypical = sum(entry["class"] == "atypical" for entry in entries)
     logger.info(
         "%s: %d crops, %d atypical, weights %s %s, %d views on %s; %.1f s to load, %.1f s to classify; wrote %s",
-        stack.name, len(crops), atypical, predictor.config.name, predictor.config.version, predictor.views,
+        stack.name, len(crops), atypical, predictor.config.name, predictor.config.version, predictor.view_count,
         predictor.device, loaded - start, time.perf_counter() - loaded, path,
     )  # fmt: skip
     return path, entries
@@ -90,7 +90,7 @@ def run_case(arguments: argparse.Namespace, begin: Begin) -> int:
 
 def run_server(arguments: argparse.Namespace, begin: Begin) -> int:
     """The platform's `invoke`."""
-    from model.server import serve
+    from model.modes.server import serve
 
     def handle(predictor: Predictor) -> None:
         process_case(arguments.input, arguments.output, lambda: lambda: predictor)
@@ -102,7 +102,10 @@ def run_server(arguments: argparse.Namespace, begin: Begin) -> int:
 def run_folder(arguments: argparse.Namespace, begin: Begin) -> int:
     """A lab's own images."""
     predictor = begin()()
-    from model.folder import FAILURES, classify_folder  # which imports PyTorch, as loading the predictor does with care
+    from model.modes.folder import (  # which imports PyTorch, as loading the predictor does with care
+        FAILURES,
+        classify_folder,
+    )
 
     mpp = arguments.mpp
     if mpp is None:

@@ -16,10 +16,10 @@ import torch
 from torch.utils.data import default_collate
 
 from benchmark.measuring import draw_crops, median, save, timed, use_cores
-from training.augmentation import augment
 from training.config import load_config
-from training.datasets import TrainingCrops
-from training.fit import build_network, preprocessing_of
+from training.data.augmentation import augment
+from training.data.crops import TrainingCrops
+from training.fitting.fit import build_network, preprocessing_of
 
 RECIPE = Path(__file__).parent.parent / "training" / "configs" / "compact.yaml"
 

@@ -29,24 +29,24 @@ from benchmark.measuring import (
     write_case,
     write_random_weights,
 )  # fmt: skip
-from model import checkpoint
-from model.checkpoint import Network
 from model.constants import DEFAULT_VIEWS
-from model.weights_folder import BAKED
+from model.network import weights as checkpoint
+from model.network.weights import Network
+from model.network.weights_folder import BAKED
 
 READY = """
 import sys
 from pathlib import Path
-from model.lean_start import lean_start
-from model.weights_folder import TENSOR_FILE, begin_sha256
+from model.speed.start import lean_start
+from model.network.weights_folder import TENSOR_FILE, begin_sha256
 begin_sha256(Path(sys.argv[1]) / TENSOR_FILE)
 with lean_start():
     import torch
-    from model import checkpoint
+    from model.network import weights as checkpoint
     network, config = checkpoint.load(Path(sys.argv[1]))
     network.to(sys.argv[2])
     if sys.argv[2] == "cuda":
-        from model.lean_blocks import streamline
+        from model.speed.blocks import streamline
         streamline(network.backbone, config.preprocessing.input_size)
 with torch.inference_mode():
     for tensor in network.state_dict().values():

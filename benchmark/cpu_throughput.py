@@ -34,12 +34,13 @@ from benchmark.measuring import (
     use_cores,
 )
 from benchmark.reference import ReferenceLoop, load_network
-from model import checkpoint, views
-from model.classifier import MitosisClassifier
 from model.constants import DEFAULT_VIEWS
-from model.crops import read_crops
+from model.images.read import read_crops
+from model.network import views
+from model.network import weights as checkpoint
+from model.network.classifier import MitosisClassifier
+from model.network.weights_folder import BAKED
 from model.predictor import Predictor, calibrate, view_averaged_logits
-from model.weights_folder import BAKED
 
 BATCH_SIZES = (8, 16, 32)
 MATRIX, PRODUCTS = 2048, 10
@@ -110,7 +111,7 @@ def main() -> None:
     plain, config = checkpoint.load(BAKED)
     plain.float()
     preprocessing = config.preprocessing
-    fields = preprocessing.field(crops)
+    fields = preprocessing.cut_out(crops)
 
     def behind_our_preprocessing(network: Run, batch_size: int) -> np.ndarray:
         logits = view_averaged_logits(network, preprocessing, fields, DEFAULT_VIEWS, batch_size, CPU)

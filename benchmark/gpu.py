@@ -26,11 +26,11 @@ from benchmark.cold_start import compare, ready_commands, write_reference_weight
 from benchmark.gpu_training import training_steps
 from benchmark.measuring import CROPS, HPLUS, draw_crops, gflops, product_flops, save, timed, write_random_weights
 from benchmark.reference import ReferenceLoop, load_network
-from model import checkpoint
-from model.checkpoint import Network
 from model.constants import DEFAULT_VIEWS
+from model.network import weights as checkpoint
+from model.network.weights import Network
+from model.network.weights_folder import BAKED
 from model.predictor import Predictor, place
-from model.weights_folder import BAKED
 
 TINY = Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
 
@@ -115,7 +115,7 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
     """Views a second of whole predictions and of the network alone, by batch size, and the share of the ceiling."""
     work = gflops(predictor.network, predictor.config.preprocessing)
     figures: dict = {"gflop_a_view": round(work, 1), "by_batch_size": {}}
-    usual, views = predictor.batch_size, len(bench.crops) * predictor.views
+    usual, views = predictor.batch_size, len(bench.crops) * predictor.view_count
     for size in bench.batch_sizes:
         predictor.batch_size = size
         images = batch(predictor)
@@ -132,7 +132,7 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
 
 
 def plain_rate(bench: Bench, predictor: Predictor, folder: Path) -> dict:
-    """The network as timm runs it, in the same precision: without what `model.lean_blocks` does."""
+    """The network as timm runs it, in the same precision: without what `model.speed.blocks` does."""
     size, images = predictor.batch_size, batch(predictor)
     network = place(checkpoint.load(folder)[0], predictor.device, predictor.dtype)
     with torch.inference_mode():

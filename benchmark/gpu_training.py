@@ -101,8 +101,8 @@ class _Timed:
 
 
 def _network(config, device: torch.device):
-    from training.adapters import add_adapters
-    from training.fit import build_network
+    from training.fitting.fit import build_network
+    from training.network.adapters import add_adapters
 
     with device:
         network = build_network(config)
@@ -114,10 +114,10 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
     from accelerate import Accelerator
     from torch.utils.data import DataLoader
 
-    from training.averaging import WeightAverage
-    from training.datasets import BalancedSampler, TrainingCrops
-    from training.engine import parameter_groups, train_epoch, warmup_cosine
-    from training.fit import preprocessing_of
+    from training.data.crops import BalancedSampler, TrainingCrops
+    from training.fitting.averaging import WeightAverage
+    from training.fitting.epoch import parameter_groups, train_epoch, warmup_cosine
+    from training.fitting.fit import preprocessing_of
 
     config, warm = _config(trial, checkpointing), 3
     optimisation = config.optimisation
@@ -158,7 +158,7 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
 
 
 def _plain(trial: bool, steps: int) -> dict:
-    from training.losses import classification_loss
+    from training.fitting.losses import classification_loss
 
     config = _config(trial, False)
     device = torch.device("cpu" if trial else "cuda")

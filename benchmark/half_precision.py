@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.network.weights_folder import choose_weights
 from model.predictor import Predictor
-from model.weights_folder import choose_weights
-from training.datasets import load_crops
-from training.manifest import read_manifest
+from training.data.crops import load_crops
+from training.data.manifest import read_manifest
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import checkpoint
-from model.checkpoint import Calibration, Network, WeightsConfig
-from model.classifier import MitosisClassifier
-from model.grand_challenge import INPUT_FOLDER
-from model.preprocessing import Preprocessing
+from model.modes.grand_challenge import INPUT_FOLDER
+from model.network import weights as checkpoint
+from model.network.classifier import MitosisClassifier
+from model.network.preprocessing import Preprocessing
+from model.network.weights import Calibration, Network, WeightsConfig
 
 REPOSITORY = Path(__file__).parent.parent
 EXAMPLE = REPOSITORY / "test" / "input"
@@ -77,8 +77,8 @@ def write_case(folder: Path) -> None:
     """A case of `CROPS` crops: those of the synthetic example, repeated."""
     import tifffile
 
-    from model.crops import read_crops
-    from model.grand_challenge import find_stack
+    from model.images.read import read_crops
+    from model.modes.grand_challenge import find_stack
 
     crops = read_crops(find_stack(EXAMPLE))
     (folder / INPUT_FOLDER).mkdir(parents=True)

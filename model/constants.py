@@ -7,7 +7,7 @@ THRESHOLD = 0.5
 """A crop is atypical exactly when its confidence is at least this; the operating point lives in the calibration."""
 
 VIEW_SETS = ("none", "rot4", "d4")
-"""Sets of views that test-time augmentation can average (see `model.views`)."""
+"""Sets of views that test-time augmentation can average (see `model.network.views`)."""
 
 DEFAULT_VIEWS = "d4"
 """The one that the container averages unless it is told another, and that held-out predictions are averaged over."""

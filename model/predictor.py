@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model import checkpoint, views
-from model.checkpoint import Calibration
-from model.classifier import MitosisClassifier
 from model.constants import DEFAULT_VIEWS
 from model.errors import PredictionError
-from model.folding import fold
-from model.lean_blocks import streamline
-from model.preprocessing import Preprocessing
+from model.network import views
+from model.network import weights as checkpoint
+from model.network.classifier import MitosisClassifier
+from model.network.preprocessing import Preprocessing
+from model.network.weights import Calibration
+from model.speed.blocks import streamline
+from model.speed.folding import fold
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Predictor:
         self.device = choose_device(device)
         self.dtype = dtype or choose_dtype(self.device)
         self.view_set = view_set
-        self.views = views.count(view_set)
+        self.view_count = views.count(view_set)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
         network, self.config = checkpoint.load(folder)
@@ -95,7 +96,7 @@ class Predictor:
             CropError: a crop is smaller than the network's field of view.
             PredictionError: a logit is not a finite number, or the GPU's memory does not hold one view.
         """
-        return self.predict_fields(self.config.preprocessing.field(crops), progress)
+        return self.predict_fields(self.config.preprocessing.cut_out(crops), progress)
 
     def warm_up(self) -> None:
         """Runs the network once, on a blank crop, so that what is wrong shows before the first case.
@@ -107,7 +108,7 @@ class Predictor:
         self([np.full((side, side, 3), 255, dtype=np.uint8)])
 
     def predict_fields(self, fields: Tensor, progress: bool = False) -> np.ndarray:
-        """`__call__` for fields of view that `preprocessing.field` has already cut out, (N, F, F, 3) uint8."""
+        """`__call__` for fields of view that `preprocessing.cut_out` has already cut out, (N, F, F, 3) uint8."""
         if not len(fields):
             return np.zeros(0)
         while True:
@@ -162,7 +163,7 @@ def view_averaged_logits(
     Args:
         network: gives (B,) logits of the images of `preprocessing.network_input`; in evaluation mode, on `device`.
         preprocessing: the one the network was trained with.
-        fields: (N, F, F, 3) uint8, from `preprocessing.field`.
+        fields: (N, F, F, 3) uint8, from `preprocessing.cut_out`.
         view_set: one of `model.constants.VIEW_SETS`.
         batch_size: views in one forward pass.
         device: where preprocessing, views and network run.

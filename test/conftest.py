@@ -1,40 +1,24 @@
-"""What several tests need: the shared data where it is, a small untrained weights folder, cases on disk."""
+"""Fixtures: real crops where they are, drawn ones, a small untrained weights folder."""
 
 import csv
-import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import tifffile
 import torch
+from helpers import draw_crops, shared
 
-from model import checkpoint
-from model.checkpoint import Calibration, Network, WeightsConfig
-from model.classifier import MitosisClassifier
-from model.grand_challenge import INPUT_FOLDER, INPUT_SLUG
-from model.preprocessing import Preprocessing
-
-REPOSITORY = Path(__file__).parent.parent
-DEFAULT_WEIGHTS = REPOSITORY / "model" / "weights" / "default"
-DATA = Path(os.environ.get("ATYPICAL_MITOSIS_DATA", REPOSITORY.parent / "shared" / "data"))
-"""Folder with `amibr/` and `cases/`."""
-
-
-def shared(name: str) -> Path:
-    """A folder of the data; the test is skipped where it is absent."""
-    folder = DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"needs {folder}; set ATYPICAL_MITOSIS_DATA to the folder that holds {name}/")
-    return folder
+from model.network import weights as checkpoint
+from model.network.classifier import MitosisClassifier
+from model.network.preprocessing import Preprocessing
+from model.network.weights import Calibration, Network, WeightsConfig
 
 
 @pytest.fixture(scope="session")
 def real_crops() -> tuple[list[np.ndarray], np.ndarray]:
     """64 real crops, every 45th of AMi-Br, and their labels."""
-    from model.crops import read_crops
+    from model.images.read import read_crops
 
     root = shared("amibr")
     with (root / "manifest.csv").open(newline="", encoding="utf-8") as file:
@@ -73,14 +57,6 @@ def crops() -> list[np.ndarray]:
     return draw_crops()
 
 
-def draw_crops() -> list[np.ndarray]:
-    """Crops of smooth random colour, always the same."""
-    random = np.random.default_rng(0)
-    coarse = torch.from_numpy(random.uniform(0, 255, (5, 3, 8, 8)))
-    smooth = torch.nn.functional.interpolate(coarse, (128, 128), mode="bilinear")
-    return list(smooth.permute(0, 2, 3, 1).numpy().astype(np.uint8))
-
-
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals over 200 resamplings of slides: a thousand take a minute."""
@@ -98,7 +74,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args).eval()
     preprocessing = Preprocessing(78, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     with torch.inference_mode():
-        logits = classifier(preprocessing.network_input(preprocessing.field(draw_crops())))
+        logits = classifier(preprocessing.network_input(preprocessing.cut_out(draw_crops())))
     scale = 1 / logits.std().item()
     config = WeightsConfig(
         name="small",
@@ -112,19 +88,3 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "small"
     checkpoint.save(folder, classifier, config)
     return folder
-
-
-def write_case(folder: Path, crops: list[np.ndarray], entry_key: str = "socket", suffix: str = ".tiff") -> Path:
-    """Writes a Grand Challenge case; returns the path of its stack."""
-    stack = folder / INPUT_FOLDER / f"stack{suffix}"
-    stack.parent.mkdir(parents=True)
-    (folder / "inputs.json").write_text(json.dumps([{entry_key: {"slug": INPUT_SLUG}}]), encoding="utf-8")
-    if suffix == ".mha":
-        import SimpleITK as sitk
-
-        sitk.WriteImage(sitk.GetImageFromArray(np.stack(crops), isVector=True), str(stack))
-    else:
-        with tifffile.TiffWriter(stack) as tiff:
-            for crop in crops:
-                tiff.write(crop, photometric="rgb", compression="adobe_deflate", metadata=None)
-    return stack

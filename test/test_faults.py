@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, write_case
-from result_file import check_result
+from helpers import REPOSITORY, check_result, write_case
 
 from model import predictor as predictor_module
 from model.errors import PredictionError
-from model.grand_challenge import RESULT_FILE, clear_result, result, write_result
+from model.modes.grand_challenge import RESULT_FILE, clear_result, result, write_result
 from model.predictor import Predictor, choose_device
 
 COMMAND = [sys.executable, str(REPOSITORY / "process.py"), "--device", "cpu"]
@@ -92,7 +91,7 @@ def test_killed_at_any_moment_the_result_is_whole_or_absent(case: Path, small_we
 import sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
-from model.grand_challenge import clear_result, result, write_result
+from model.modes.grand_challenge import clear_result, result, write_result
 print("go", flush=True)
 while True:
     for _ in range(3):

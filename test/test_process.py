@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEFAULT_WEIGHTS, REPOSITORY, shared, write_case
-from result_file import balanced_accuracy, check_result
+from helpers import DEFAULT_WEIGHTS, REPOSITORY, balanced_accuracy, check_result, shared, write_case
 
-from model.crops import read_crops
-from model.grand_challenge import RESULT_FILE, find_stack
+from model.images.read import read_crops
+from model.modes.grand_challenge import RESULT_FILE, find_stack
 
 EXAMPLE = REPOSITORY / "test" / "input"
 

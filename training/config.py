@@ -8,9 +8,9 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from model.checkpoint import DTYPES
 from model.errors import UserError
-from model.lean_timm import timm
+from model.network.weights import DTYPES
+from model.speed.imports import timm
 
 SPLITS = ("slides", "domains", "sources")
 """What a fold is made of: some slides of every domain, or all of one domain, or all of one data set."""
@@ -30,7 +30,7 @@ class DataConfig:
     Attributes:
         root: folder with `manifest.csv` and the crops.
         about: for the model card: what tissue and scanners the crops are of, who labelled them, what was not seen.
-        split: what is held out in turn (see `training.datasets.assign_folds`): `slides`, `domains` or `sources`.
+        split: what is held out in turn (see `training.data.crops.assign_folds`): `slides`, `domains` or `sources`.
         folds: number of folds that the slides are spread over.
         shift_split: `domains` or `sources` fits further networks that hold these out; the calibration then stands on
             both kinds of held-out predictions. Empty for none; without effect where there is only one.
@@ -49,10 +49,10 @@ class DataConfig:
 
 @dataclass
 class NetworkConfig:
-    """The network (see `model.classifier`) and what the container has to do with a crop (see `model.preprocessing`).
+    """The network (`model.network.classifier`) and how a crop becomes its input (`model.network.preprocessing`).
 
     Attributes:
-        pretrained: where the backbone's weights come from (see `training.pretrained`); empty for random numbers.
+        pretrained: where the backbone's weights come from (`training.network.pretrained`); empty for random numbers.
         scales: fields of view whose logits are averaged, in units of `field_of_view`, which is all that training, and
             the validation after each epoch, look at.
     """
@@ -71,13 +71,13 @@ class NetworkConfig:
 
 @dataclass
 class AdapterConfig:
-    """Low-rank adapters (see `training.adapters`).
+    """Low-rank adapters (see `training.network.adapters`).
 
     Attributes:
         rank: of the adapters; 0 trains the whole network instead.
         alpha: numerator of the adapters' scale.
         dropout: probability of dropping an input of an adapter.
-        targets: which projections get one, of `training.adapters.TARGETS`.
+        targets: which projections get one, of `training.network.adapters.TARGETS`.
         dora: decompose the weights into magnitude and direction.
         rslora: divide alpha by the root of the rank instead of the rank.
     """
@@ -92,7 +92,7 @@ class AdapterConfig:
 
 @dataclass
 class AugmentationConfig:
-    """How far training crops are altered (see `training.augmentation`); 0 switches a change off.
+    """How far training crops are altered (see `training.data.augmentation`); 0 switches a change off.
 
     Attributes:
         rotation: largest rotation either way, degrees, on top of the quarter turns and mirror images.
@@ -143,7 +143,7 @@ class AugmentationConfig:
 
 @dataclass
 class LossConfig:
-    """Focal loss (see `training.losses`).
+    """Focal loss (see `training.fitting.losses`).
 
     Attributes:
         gamma: focusing exponent; 0 gives cross-entropy.

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from model.constants import CLASSES, THRESHOLD
-from training.calibrate import cross_calibrate
+from training.evaluation.calibration import cross_calibrate
 
 RESAMPLES = 1000
 
@@ -126,7 +126,7 @@ class Predictions:
     Attributes:
         labels: (N,) 0 or 1.
         logits: (N,) view-averaged.
-        shifted_logits: (N,) the same under a synthetic shift (see `training.shift`).
+        shifted_logits: (N,) the same under a synthetic shift (see `training.data.shift`).
         folds: (N,) in which each was held out.
         groups: (N,) slides.
         domains: (N,).

@@ -3,9 +3,9 @@
 python -m training.merge --backbone file:dinov3-vith16plus-pretrain-lvd1689m --adapter model/weights/mine-adapter \
     --output model/weights/mine [--dtype bfloat16] [--data DIR]
 
-The adapter's folder is what training writes beside the weights. The backbone is one of `training.pretrained`'s sources
-and must be the one that the adapter was trained on. The merged network is compared with the adapted one, and the stored
-one with both, on the crops of DIR, or on the example case where none are given.
+The adapter's folder is what training writes beside the weights. The backbone is one of the sources of
+`training.network.pretrained` and must be the one that the adapter was trained on. The merged network is compared with
+the adapted one, and the stored one with both, on the crops of DIR, or on the example case where none are given.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from model import checkpoint
-from model.checkpoint import DTYPES, WeightsConfig
-from model.classifier import MitosisClassifier
-from model.crops import read_crops
 from model.errors import UserError, WeightsError
-from model.grand_challenge import find_stack
-from model.weights_folder import file_sha256
-from training.adapters import add_adapters, backbone_sha256, load_adapter_tensors
+from model.images.read import read_crops
+from model.modes.grand_challenge import find_stack
+from model.network import weights as checkpoint
+from model.network.classifier import MitosisClassifier
+from model.network.weights import DTYPES, WeightsConfig
+from model.network.weights_folder import file_sha256
 from training.config import load_config
-from training.datasets import load_crops
-from training.fit import build_network
-from training.manifest import read_manifest
-from training.pretrained import load_pretrained
+from training.data.crops import load_crops
+from training.data.manifest import read_manifest
+from training.fitting.fit import build_network
+from training.network.adapters import add_adapters, backbone_sha256, load_adapter_tensors
+from training.network.pretrained import load_pretrained
 from training.weights import ADAPTER_FILE, merge_checked, save_checked
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, Weight
 
     Args:
         folder: with config.json, training.yaml and adapter.safetensors.
-        backbone: a source of `training.pretrained`.
+        backbone: a source of `training.network.pretrained`.
 
     Raises:
         UserError: the folder is incomplete or altered, or the backbone is not the one of the training.
@@ -82,7 +82,7 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
 
     Args:
         adapter: the adapter's folder.
-        backbone: a source of `training.pretrained`.
+        backbone: a source of `training.network.pretrained`.
         output: the weights folder to write.
         dtype: `float32`, `bfloat16` or `float16`; None for the recipe's.
         data: folder of crops to compare on; None for the example case.

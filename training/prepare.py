@@ -25,10 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 from model.constants import CLASSES
-from model.crops import read_crops
 from model.errors import CropError, UserError, one_line
-from training.layouts import SETS
-from training.manifest import COLUMNS, MANIFEST, PHASES, DataError, Sample, read_table, write_manifest
+from model.images.read import read_crops
+from training.data.manifest import COLUMNS, MANIFEST, PHASES, DataError, Sample, read_table, write_manifest
+from training.data.published_sets import SETS
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def prepare(target: Path, folders: dict[str, Path], size: int = 128, show_progre
 
     Args:
         target: folder for the manifest, made when missing.
-        folders: where the sets are, by their keys in `training.layouts.SETS`; at least one.
+        folders: where the sets are, by their keys in `training.data.published_sets.SETS`; at least one.
         size: height and width that every crop must have, in pixels.
         show_progress: show a bar on stderr while crops are read.
 

@@ -19,18 +19,18 @@ import torch
 from accelerate import Accelerator
 from omegaconf import MISSING
 
-from model.checkpoint import Calibration, Network, WeightsConfig
-from model.classifier import MitosisClassifier
 from model.errors import UserError
-from training.calibrate import fit_calibration
+from model.network.classifier import MitosisClassifier
+from model.network.weights import Calibration, Network, WeightsConfig
 from training.config import Config, ConfigError, load_config, to_yaml
-from training.cross_validation import cross_validate, hold_out
-from training.datasets import assign_folds, load_crops
-from training.describe import describe
+from training.data.crops import assign_folds, load_crops
+from training.data.manifest import Sample, read_manifest
 from training.evaluate import read_predictions, report_table
-from training.fit import fit, preprocessing_of
-from training.manifest import Sample, read_manifest
-from training.model_card import model_card
+from training.evaluation.calibration import fit_calibration
+from training.evaluation.model_card import model_card
+from training.fitting.cross_validation import cross_validate, hold_out
+from training.fitting.fit import fit, preprocessing_of
+from training.network.cost import describe
 from training.weights import merge_checked, save_adapter, save_checked
 
 logger = logging.getLogger(__name__)
@@ -112,10 +112,10 @@ def begin(config: Config) -> tuple[Accelerator, list[Sample], list[np.ndarray]]:
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator_for(config)
-    keep(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
+    check_same_run(run / "config.yaml", to_yaml(config), "another configuration", accelerator)
     samples = read_manifest(Path(config.data.root))
     crops = load_crops(samples, preprocessing_of(config).largest_side)
-    keep(run / "data.sha256", _fingerprint(samples, crops), "other data", accelerator)
+    check_same_run(run / "data.sha256", _fingerprint(samples, crops), "other data", accelerator)
     if config.loss.phases > 0:
         known = sum(bool(sample.phases) for sample in samples)
         logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(samples))
@@ -162,7 +162,7 @@ def choose_precision(name: str) -> str:
     return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 
-def keep(path: Path, text: str, otherwise: str, accelerator: Accelerator) -> None:
+def check_same_run(path: Path, text: str, otherwise: str, accelerator: Accelerator) -> None:
     """Notes what a run is of, so that it is not gone on with for anything else.
 
     Args:

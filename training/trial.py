@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import UserError
-from training.calibrate import cross_calibrate
 from training.config import load_config
-from training.cross_validation import cross_validate
-from training.datasets import assign_folds
+from training.data.crops import assign_folds
 from training.evaluate import Predictions, read_predictions, report_table, scores
+from training.evaluation.calibration import cross_calibrate
+from training.fitting.cross_validation import cross_validate
 from training.train import CONFIGS, begin
 
 TABLE = Path(__file__).parent / "trials.csv"
@@ -43,7 +43,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
 
     Returns:
         The row of the table: `COLUMNS`. The recipe's version says what the changes are from, domain_roc_auc is the
-        mean of the domains' own, and shifted is `training.shift`.
+        mean of the domains' own, and shifted is `training.data.shift`.
 
     Raises:
         UserError: with a sentence for the user.

@@ -14,15 +14,15 @@ import numpy as np
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from model import checkpoint
-from model.checkpoint import WeightsConfig
-from model.classifier import MitosisClassifier
 from model.errors import WeightsError
+from model.network import weights as checkpoint
+from model.network.classifier import MitosisClassifier
+from model.network.preprocessing import Preprocessing
+from model.network.weights import WeightsConfig
+from model.network.weights_folder import file_sha256
 from model.predictor import calibrate
-from model.preprocessing import Preprocessing
-from model.weights_folder import file_sha256
-from training.adapters import adapter_tensors, backbone_sha256, merge_adapters
-from training.fit import predict
+from training.fitting.fit import predict
+from training.network.adapters import adapter_tensors, backbone_sha256, merge_adapters
 
 logger = logging.getLogger(__name__)
 

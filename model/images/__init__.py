@@ -1,0 +1,1 @@
+"""Image files into crops; the only code that opens images."""

@@ -1,0 +1,1 @@
+"""From crops to a logit and from a logit to P(atypical); the weights folder that says how."""

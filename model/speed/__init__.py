@@ -1,0 +1,1 @@
+"""The same answers sooner. A reader may skip all of it."""

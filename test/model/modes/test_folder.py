@@ -1,0 +1,252 @@
+"""Folder mode, as a process and as a function."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+from helpers import REPOSITORY
+
+from model.errors import CaseError
+from model.modes import folder as folder_module
+from model.modes.folder import classify_folder, image_files, rescale
+from model.network.weights import Calibration
+from model.predictor import Predictor
+
+
+def write_tree(root: Path, crops: list[np.ndarray]) -> list[tuple[str, int]]:
+    """A tree with every kind of image; returns (file, crops) in sorted order."""
+    (root / "b" / "deep").mkdir(parents=True)
+    cv2.imwrite(str(root / "a.png"), crops[0][..., ::-1])
+    tifffile.imwrite(root / "b" / "stack.tif", np.stack(crops[:3]), photometric="rgb")
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack(crops[1:3]), isVector=True), str(root / "b" / "deep" / "stack.mha"))
+    cv2.imwrite(str(root / "c.PNG"), crops[3][..., ::-1])
+    cv2.imwrite(str(root / "d.jpeg"), crops[4][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
+    (root / "notes.txt").write_text("no image")
+    return [("a.png", 1), ("b/deep/stack.mha", 2), ("b/stack.tif", 3), ("c.PNG", 1), ("d.jpeg", 1)]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def run(*arguments: object, rc: int = 0) -> str:
+    command = [sys.executable, str(REPOSITORY / "process.py"), "folder", *map(str, arguments), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == rc, done.stderr
+    return done.stderr
+
+
+def test_every_crop_of_a_tree_is_classified_in_sorted_order(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path
+) -> None:
+    expected = write_tree(tmp_path / "in", crops)
+    run(tmp_path / "in", tmp_path / "out", "--weights", small_weights)
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [(row["file"], int(row["index"])) for row in rows] == [(f, i) for f, n in expected for i in range(n)]
+    probabilities = Predictor(small_weights, "cpu")(crops)
+    order = [0, 1, 2, 0, 1, 2, 3]
+    np.testing.assert_allclose([float(row["confidence"]) for row in rows[:7]], probabilities[order], atol=1e-4)
+    assert all((row["class"] == "atypical") == (float(row["confidence"]) >= 0.5) for row in rows)
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [{key: str(value) for key, value in entry.items()} for entry in entries] == [
+        row | {"confidence": str(float(row["confidence"]))} for row in rows
+    ]
+    assert rows_of(tmp_path / "out" / "failures.csv") == []
+
+
+def test_what_cannot_be_used_is_set_apart_and_the_rest_is_done(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path
+) -> None:
+    expected = write_tree(tmp_path / "in", crops)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    cv2.imwrite(str(tmp_path / "in" / "b" / "small.png"), crops[0][:40, :40])
+    errors = run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, rc=1)
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("2 of 7 images could not be used;") and "failures.csv" in last
+    failures = rows_of(tmp_path / "out" / "failures.csv")
+    assert [row["file"] for row in failures] == ["b/small.png", "broken.png"]
+    assert "40 x 40" in failures[0]["reason"] and "broken.png cannot be read" in failures[1]["reason"]
+    assert len(rows_of(tmp_path / "out" / "predictions.csv")) == sum(n for _, n in expected)
+
+
+def test_a_name_that_is_no_utf8_comes_out_as_it_is(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode(b'caf\xe9, "x".png')
+    (tmp_path / "in" / name).write_bytes(cv2.imencode(".png", crops[0])[1].tobytes())
+    done = classify_folder(Predictor(small_weights, "cpu"), tmp_path / "in", tmp_path / "out")
+    assert done.crops == 1
+    assert rows_of(tmp_path / "out" / "predictions.csv")[0]["file"] == name
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())[0]["file"] == name
+
+
+def test_mpp_rescales_to_a_quarter_micrometre(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
+    (tmp_path / "in").mkdir()
+    large = cv2.resize(crops[0], (256, 256), interpolation=cv2.INTER_LINEAR)
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), large[..., ::-1])
+    assert "taken to have 0.25 µm per pixel" in run(tmp_path / "in", tmp_path / "assumed", "--weights", small_weights)
+    said = run(tmp_path / "in", tmp_path / "said", "--weights", small_weights, "--mpp", 0.125)
+    assert "taken to have" not in said
+    confidences = [float(rows_of(tmp_path / name / "predictions.csv")[0]["confidence"]) for name in ("assumed", "said")]
+    expected = Predictor(small_weights, "cpu")([crops[0]])[0]
+    assert confidences[1] == pytest.approx(expected, abs=0.005)
+    assert abs(confidences[0] - expected) > 0.01
+
+
+@pytest.mark.parametrize(("mpp", "side"), [(0.5, 256), (0.25, 128), (0.125, 64), (0.2, 102)])
+def test_rescaled_sides(crops: list[np.ndarray], mpp: float, side: int) -> None:
+    assert rescale(crops[0], mpp).shape == (side, side, 3)
+
+
+@pytest.mark.parametrize("mpp", ["0", "-1", "nan", "inf", "x"])
+def test_a_senseless_mpp_is_refused(tmp_path: Path, mpp: str) -> None:
+    assert "--mpp" in run(tmp_path, tmp_path / "out", f"--mpp={mpp}", rc=2)
+
+
+def test_an_mpp_that_would_fill_the_memory_is_a_failure_of_the_file(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path
+) -> None:
+    write_tree(tmp_path / "in", crops)
+    done = classify_folder(Predictor(small_weights, "cpu"), tmp_path / "in", tmp_path / "out", mpp=1e4)
+    assert done.failed == done.files == 5 and done.crops == 0
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "in", crops)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    predictor = Predictor(small_weights, "cpu")
+    monkeypatch.setattr(folder_module, "CROPS_PER_BLOCK", 2)
+    classify_folder(predictor, tmp_path / "in", tmp_path / "whole")
+    predict, calls = Predictor.predict_fields, iter(range(100))
+
+    def stop_in_the_third_block(self: Predictor, *arguments: object) -> np.ndarray:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "predict_fields", stop_in_the_third_block)
+    with pytest.raises(KeyboardInterrupt):
+        classify_folder(predictor, tmp_path / "in", tmp_path / "out")
+    before = len(rows_of(tmp_path / "out" / "predictions.csv"))
+    assert 0 < before < 8 and not (tmp_path / "out" / "predictions.json").exists()
+    with (tmp_path / "out" / "predictions.csv").open("a") as file:
+        file.write("c.PNG,0,norm")  # killed while writing a block
+    done = classify_folder(predictor, tmp_path / "in", tmp_path / "out", resume=True)
+    assert (done.files, done.crops, done.failed) == (6, 8, 1)
+    for name in ("predictions.csv", "failures.csv", "predictions.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert next(calls) < 10
+
+
+def test_a_killed_process_goes_on(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(1500):
+        cv2.imwrite(str(tmp_path / "in" / f"{number:04}.png"), crops[number % 5][..., ::-1])
+    command = [
+        sys.executable, str(REPOSITORY / "process.py"), "folder", str(tmp_path / "in"), str(tmp_path / "out"),
+        "--weights", str(small_weights), "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    state = tmp_path / "out" / "run.json"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and (not state.exists() or json.loads(state.read_text())["files"] == 0):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < json.loads(state.read_text())["files"] < 1500
+    run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, "--resume")
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [row["file"] for row in rows] == [f"{number:04}.png" for number in range(1500)]
+
+
+def test_going_on_with_something_else_is_refused(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
+    write_tree(tmp_path / "in", crops)
+    predictor = Predictor(small_weights, "cpu")
+    classify_folder(predictor, tmp_path / "in", tmp_path / "out")
+    with pytest.raises(CaseError, match="other weights, views or mpp"):
+        classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out", resume=True)
+    other = Predictor(small_weights, "cpu")  # the same tensors
+    other.config = replace(other.config, calibration=Calibration(2.0, 0.0))
+    with pytest.raises(CaseError, match="other weights, views or mpp"):
+        classify_folder(other, tmp_path / "in", tmp_path / "out", resume=True)
+    (tmp_path / "in" / "a.png").unlink()
+    with pytest.raises(CaseError, match="is not what it was"):
+        classify_folder(predictor, tmp_path / "in", tmp_path / "out", resume=True)
+    (tmp_path / "out" / "run.json").write_text("{")
+    with pytest.raises(CaseError, match="cannot be understood"):
+        classify_folder(predictor, tmp_path / "in", tmp_path / "out", resume=True)
+
+
+def test_folders_without_images_are_refused(tmp_path: Path, small_weights: Path) -> None:
+    predictor = Predictor(small_weights, "cpu")
+    with pytest.raises(CaseError, match="is no folder"):
+        classify_folder(predictor, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(CaseError, match="holds no image"):
+        classify_folder(predictor, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_that_cannot_be_written_is_refused(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path
+) -> None:
+    write_tree(tmp_path / "in", crops)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(CaseError, match=r"out cannot be written"):
+        classify_folder(Predictor(small_weights, "cpu"), tmp_path / "in", tmp_path / "out")
+
+
+def test_reading_is_bounded(tmp_path: Path, crops: list[np.ndarray], small_weights: Path, monkeypatch) -> None:
+    """However many files there are, no more than two blocks and `FILES_AHEAD` are read before they are written."""
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), crops[0])
+    monkeypatch.setattr(folder_module, "FILES_AHEAD", 4)
+    monkeypatch.setattr(folder_module, "FILES_PER_BLOCK", 3)
+    read, written, most = [], [0], [0]
+    read_crops, write_block = folder_module.read_crops, folder_module._write_block
+
+    def count(path: Path) -> list[np.ndarray]:
+        read.append(path)
+        most[0] = max(most[0], len(read) - written[0])
+        return read_crops(path)
+
+    def write(block: list, *rest: object) -> None:
+        write_block(block, *rest)
+        written[0] += len(block)
+
+    monkeypatch.setattr(folder_module, "read_crops", count)
+    monkeypatch.setattr(folder_module, "_write_block", write)
+    classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out")
+    assert len(read) == 40 and most[0] <= 2 * 3 + 4
+    assert len(list(image_files(tmp_path / "in"))) == 40
+
+
+def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "BYTES_AHEAD", 20)
+    read, done = [], []
+
+    def note(file: Path) -> str:
+        read.append(file)
+        return ""
+
+    files = [Path(f"{number}") for number in range(60)]
+    for file, _ in folder_module._read_ahead(files, note, lambda _: 10):
+        done.append(file)
+        time.sleep(0.002)  # for the readers to get as far as they may
+        assert len(read) - len(done) <= 2
+    assert done == files == read

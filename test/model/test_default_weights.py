@@ -1,0 +1,47 @@
+"""What is promised of the weights that are shipped."""
+
+import json
+
+import numpy as np
+import torch
+from helpers import DEFAULT_WEIGHTS, REPOSITORY
+
+from model.network import weights as checkpoint
+from model.predictor import Predictor
+
+
+def test_they_are_small_and_complete() -> None:
+    network, config = checkpoint.load(DEFAULT_WEIGHTS)
+    assert sum(parameter.numel() for parameter in network.parameters()) < 12e6
+    assert sum(file.stat().st_size for file in DEFAULT_WEIGHTS.iterdir()) < 25e6
+    assert config.training["held_out"]["roc_auc"]["value"] >= 0.89
+    assert config.training["held_out"]["balanced_accuracy"]["value"] >= 0.80
+    assert "It is no medical device" in " ".join((DEFAULT_WEIGHTS / "README.md").read_text().split())
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    metrics = json.loads((DEFAULT_WEIGHTS / "metrics.json").read_text())
+    for name, entry in metrics["overall"].items():
+        low, high = entry["interval_95"]
+        label = name.replace("_", " ").replace("roc auc", "ROC AUC")
+        assert f"| {label} | {entry['value']:.3f} | {low:.3f} to {high:.3f} |" in readme
+
+
+def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tuple) -> None:
+    """bfloat16 on the CPU stands in for the GPU's: same rounding of weights and activations."""
+    crops = real_crops[0][::2]  # few crops and views: where the CPU has no such numbers, it is very slow
+    expected = Predictor(DEFAULT_WEIGHTS, "cpu", "rot4")(crops)
+    half = Predictor(DEFAULT_WEIGHTS, "cpu", "rot4", dtype=torch.bfloat16)(crops)
+    clear = np.abs(expected - 0.5) > 0.05
+    assert clear.mean() > 0.8
+    assert np.array_equal((half >= 0.5)[clear], (expected >= 0.5)[clear])
+
+
+def test_in_half_precision_too_neighbours_do_not_matter(real_crops: tuple) -> None:
+    crops = real_crops[0][:8]
+    predictor = Predictor(DEFAULT_WEIGHTS, "cpu", "rot4", batch_size=128, dtype=torch.bfloat16)
+    together = predictor(crops)
+    alone = [predictor([crop])[0] for crop in crops]
+    np.testing.assert_allclose(alone, together, atol=1e-3)
+    np.testing.assert_allclose(predictor(crops[::-1]), together[::-1], atol=1e-3)

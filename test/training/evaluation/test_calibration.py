@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from model.predictor import calibrate, sigmoid
+from training.evaluation.calibration import CalibrationError, cross_calibrate, fit_calibration
+
+
+def simulate(count: int, atypical: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of two normal distributions of equal width: the log likelihood ratio is exactly 1.5 z - 0.6."""
+    random = np.random.default_rng(seed)
+    labels = (random.random(count) < atypical).astype(int)
+    return random.normal(np.where(labels == 1, 1.15, -0.35), 1.0), labels
+
+
+@pytest.mark.parametrize("atypical", [0.05, 0.2, 0.5])
+def test_the_calibration_is_that_of_equal_prevalence_whatever_the_datas(atypical: float) -> None:
+    calibration = fit_calibration(*simulate(200_000, atypical, seed=0))
+    assert calibration.scale == pytest.approx(1.5, abs=0.06)
+    assert calibration.bias == pytest.approx(-0.6, abs=0.05)
+
+
+def test_half_is_the_operating_point_of_best_balanced_accuracy() -> None:
+    logits, labels = simulate(100_000, 0.2, seed=1)
+    probabilities = calibrate(logits, fit_calibration(logits, labels))
+
+    def balanced_accuracy(threshold: float) -> float:
+        called = probabilities >= threshold
+        return (called[labels == 1].mean() + 1 - called[labels == 0].mean()) / 2
+
+    best = max(balanced_accuracy(threshold) for threshold in np.linspace(0.05, 0.95, 91))
+    assert balanced_accuracy(0.5) >= best - 0.002
+
+
+def test_scale_of_the_logits_does_not_matter() -> None:
+    logits, labels = simulate(2000, 0.2, seed=2)
+    small, large = fit_calibration(logits, labels), fit_calibration(logits * 1000 + 0.5, labels)
+    assert large.scale * 1000 == pytest.approx(small.scale, rel=1e-2)
+
+
+def test_cross_calibration_uses_the_other_folds_only() -> None:
+    logits, labels = simulate(3000, 0.2, seed=3)
+    folds = np.arange(3000) % 3
+    probabilities = cross_calibrate(logits, labels, folds)
+    calibration = fit_calibration(logits[folds != 1], labels[folds != 1])
+    expected = sigmoid(calibration.scale * logits[folds == 1] + calibration.bias)
+    np.testing.assert_allclose(probabilities[folds == 1], expected)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "sentence"),
+    [
+        ([1.0, 2.0], [1, 1], "both classes"),
+        ([1.0, 1.0], [0, 1], "differ"),
+        ([2.0, 1.0, 2.1, 0.9], [0, 1, 0, 1], "do not rise"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(logits: list[float], labels: list[int], sentence: str) -> None:
+    with pytest.raises(CalibrationError, match=sentence):
+        fit_calibration(np.array(logits), np.array(labels))

@@ -1,0 +1,126 @@
+import pytest
+import torch
+
+from model.network.classifier import MitosisClassifier
+from training.config import AdapterConfig, ConfigError, load_config
+from training.fitting.averaging import WeightAverage
+from training.network.adapters import add_adapters, merge_adapters, target_modules
+from training.network.cost import describe
+from training.train import CONFIGS
+
+BACKBONE = "vit_tiny_patch16_dinov3_qkvb"
+
+
+def adapted(**options: object) -> MitosisClassifier:
+    """A small DINOv3 with adapters that are not at their neutral start."""
+    torch.manual_seed(0)
+    classifier = MitosisClassifier(BACKBONE, "token", {"qkv_fused": False})
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    add_adapters(classifier, AdapterConfig(**({"rank": 4} | options)))
+    return classifier.eval()
+
+
+def stir(classifier: MitosisClassifier) -> None:
+    with torch.no_grad():
+        for name, parameter in classifier.named_parameters():
+            if ".lora_" in name:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+def test_the_recipe_of_the_winner_in_figures() -> None:
+    """Against the figures published for ViT-H+/16 (arXiv 2508.21041): 655,360 at rank 4, about 1.3 M for the winner."""
+    path = CONFIGS / "dinov3_hplus.yaml"
+    figures = describe(load_config(path, ["data.root=."]))
+    assert figures["total_parameters"] == 840_510_721
+    assert figures["lora_parameters"] == 1_310_720
+    assert figures["trainable_parameters"] == 1_310_720 + 1281
+    assert figures["targets"] == {"q_proj": 32, "v_proj": 32}
+    assert figures["tokens"] == 14 * 14 + 5 and figures["input_size"] == 224
+    assert 335 < figures["gflops"] < 355
+    assert figures["training_memory_gib"] < 16
+    assert describe(load_config(path, ["data.root=.", "adapter.rank=4"]))["lora_parameters"] == 655_360
+    whole = describe(load_config(path, ["data.root=.", "optimisation.gradient_checkpointing=false"]))
+    assert whole["training_memory_gib"] > 2 * figures["training_memory_gib"]
+
+
+def test_only_adapters_and_head_are_trained() -> None:
+    classifier = adapted()
+    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    assert all(".lora_" in name or name.startswith("head.") for name in trained)
+    assert sum(".lora_A" in name for name in trained) == 2 * 12
+    assert not any("k_proj" in name for name in trained)
+
+
+def test_fresh_adapters_change_nothing() -> None:
+    classifier = adapted()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = classifier(images)
+        torch.testing.assert_close(merge_adapters(classifier)(images), before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rslora": True}, {"dora": True}, {"targets": ["q", "k", "v", "proj"]}, {"targets": ["mlp"], "rank": 2}],
+    ids=str,
+)
+def test_the_merged_network_is_the_adapted_one(options: dict) -> None:
+    classifier = adapted(**options)
+    images = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        neutral = classifier(images)
+        stir(classifier)
+        expected = classifier(images)
+        assert (expected - neutral).abs().max() > 1e-2
+        merged = merge_adapters(classifier)
+        torch.testing.assert_close(merged(images), expected, rtol=1e-4, atol=1e-4)
+    plain = MitosisClassifier(BACKBONE, "token", {"qkv_fused": False})
+    assert merged.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_pointwise_convolutions_can_be_adapted() -> None:
+    torch.manual_seed(0)
+    classifier = MitosisClassifier("tf_efficientnet_lite2")
+    add_adapters(classifier, AdapterConfig(rank=4, targets=["pointwise"]))
+    classifier.eval()
+    stir(classifier)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = classifier(images)
+        torch.testing.assert_close(merge_adapters(classifier)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tensor_that_is_not_finite_is_not_merged() -> None:
+    classifier = adapted()
+    with torch.no_grad():
+        next(p for name, p in classifier.named_parameters() if ".lora_B" in name)[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="cannot be merged"):
+        merge_adapters(classifier)
+
+
+def test_targets_that_are_not_there_are_refused() -> None:
+    fused = MitosisClassifier(BACKBONE, "token")
+    with pytest.raises(ConfigError, match=r"no layers for the adapter target 'q'; set .*qkv_fused=false"):
+        target_modules(fused.backbone, ["q"])
+    with pytest.raises(ConfigError, match="Unknown adapter target 'key'; choose among q, k, v"):
+        target_modules(fused.backbone, ["key"])
+
+
+def test_the_average_holds_only_what_changes_and_follows_its_definition() -> None:
+    classifier = adapted()
+    average = WeightAverage(classifier, decay=0.9)
+    assert not any("base_layer" in name for name in average.tensors)
+    expected = None
+    for _ in range(4):
+        stir(classifier)
+        average.update(classifier)
+        current = classifier.state_dict()
+        name = next(name for name in average.tensors if ".lora_B" in name)
+        expected = current[name].clone() if expected is None else 0.9 * expected + 0.1 * current[name]
+    torch.testing.assert_close(average.tensors[name], expected)
+    own = classifier.state_dict()[name].clone()
+    with average.applied_to(classifier):
+        torch.testing.assert_close(classifier.state_dict()[name], expected)
+    assert torch.equal(classifier.state_dict()[name], own)

@@ -1,0 +1,1 @@
+"""Which crops there are, how they are split, and what training does to their pixels."""

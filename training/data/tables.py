@@ -1,0 +1,108 @@
+"""Tables that label crops, and the crops they name, in the folder of a data set."""
+
+from pathlib import Path
+
+from model.constants import CLASSES
+from model.images.read import SUFFIXES
+from training.data.manifest import DataError, read_table
+
+Row = dict[str, str]
+"""A row of a table, names of columns in lower case, nothing with white space around it."""
+
+SPELLINGS = {
+    "nmf": 0, "mf": 0, "normal": 0, "false": 0, "0": 0, "0.0": 0,
+    "amf": 1, "atypical": 1, "true": 1, "1": 1, "1.0": 1,
+}  # fmt: skip
+"""How tables write a label or a vote, in lower case."""
+
+
+def find_table(source: str, folder: Path, tables: list[tuple[str, ...]]) -> tuple[Path, list[Row]]:
+    """The one table in a folder, or in the folders in it, that has the columns of one of the forms.
+
+    Raises:
+        DataError: there is none, or more than one; or a cell of these columns, other than an expert's, is empty.
+    """
+    found, lacking = [], []
+    for path in visible_files(folder, (".csv",)):
+        rows = [
+            {name.strip().lower(): (value or "").strip() for name, value in row.items() if name is not None}
+            for row in read_table(path, "give a table that can be read")
+        ]
+        wanting = [[column for column in columns if not rows or column not in rows[0]] for columns in tables]
+        fewest = min(wanting, key=len)
+        if fewest:
+            lacking.append((len(fewest), f"{path} has no rows with a column {fewest[0]}"))
+        else:
+            found.append((path, rows, tables[wanting.index(fewest)]))
+    needed = " or ".join(",".join(columns) for columns in tables)
+    if not found:
+        reason = min(lacking)[1] if lacking else f"{folder} has no table"
+        raise DataError(f"{reason}; {source} comes with a CSV file that has the columns {needed}.")
+    if len(found) > 1:
+        raise DataError(f"Both {found[0][0]} and {found[1][0]} may be the table of {source}; leave one in the folder.")
+    path, rows, columns = found[0]
+    for line, row in enumerate(rows, start=2):
+        if empty := [column for column in columns if not row[column] and not column.startswith("expert")]:
+            raise DataError(
+                f"{path}, line {line}: the cell of the column {empty[0]} is empty; fill it, or remove the row."
+            )
+    return path, rows
+
+
+def find_crop(crops: dict[str, list[Path]], name: str, label: int) -> Path | None:
+    """The crop of a row, or None.
+
+    Args:
+        crops: image files by name without suffix.
+        name: of the crop in the table: with or without suffix and folders.
+        label: among crops of one name, the one in the folder of this class is meant.
+
+    Raises:
+        ValueError: several may be meant.
+    """
+    wanted = Path(name)
+    found = crops.get(wanted.stem if wanted.suffix.lower() in SUFFIXES else wanted.name, [])
+    if len(found) > 1:
+        found = [path for path in found if path.parts[-len(wanted.parts) :] == wanted.parts] or found
+    if len(found) > 1:
+        found = [path for path in found if folder_label(path) == label] or found
+    if len(found) > 1:
+        raise ValueError(f"both {found[0]} and {found[1]} may be the crop {name}; leave one in the folder")
+    return found[0] if found else None
+
+
+def spelled(cell: str, column: str) -> int:
+    """1 for atypical, 0 for normal.
+
+    Raises:
+        ValueError: the cell says neither.
+    """
+    if cell.lower() not in SPELLINGS:
+        raise ValueError(f"the {column} is '{cell}'; write AMF or NMF, atypical or normal, True or False, 1 or 0")
+    return SPELLINGS[cell.lower()]
+
+
+def folder_label(path: Path) -> int | None:
+    """Label by the folder an image is in, None unless that is called `Atypical` or `Normal`."""
+    name = path.parent.name.lower()
+    return CLASSES.index(name) if name in CLASSES else None
+
+
+def images(folder: Path) -> list[Path]:
+    """All images in a folder and the folders in it, sorted.
+
+    Raises:
+        DataError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give the one that the data set was unpacked to.")
+    return visible_files(folder, SUFFIXES)
+
+
+def visible_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files with one of the suffixes, sorted; not what archives from a Mac add (`._…`, `__MACOSX`)."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and "__MACOSX" not in path.parts
+    )

@@ -1,0 +1,1 @@
+"""From held-out predictions to a calibration, figures and a model card."""

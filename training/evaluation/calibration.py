@@ -1,0 +1,72 @@
+"""The calibration and with it the operating point, from predictions for slides that were held out."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from model.errors import UserError
+from model.network.weights import Calibration
+from model.predictor import calibrate
+
+
+class CalibrationError(UserError):
+    """Held-out predictions cannot be calibrated."""
+
+
+def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Platt scaling with both classes weighted alike.
+
+    Maximum likelihood of P(atypical) = sigmoid(scale * logit + bias), each class's samples weighted by the inverse of
+    its frequency. Equal weights make P the probability at equal prevalence, so it does not depend on how many atypical
+    figures the data happened to hold, and P = 0.5 is where sensitivity and specificity weigh alike: the operating
+    point for balanced accuracy.
+
+    Args:
+        logits: (N,) view-averaged logits of held-out samples.
+        labels: (N,) 0 or 1, both present.
+
+    Raises:
+        CalibrationError: a class is absent, or the logits do not rise with the label: there is no operating point.
+    """
+    if len(set(labels.tolist())) != 2:
+        raise CalibrationError("A calibration needs held-out samples of both classes.")
+    spread = logits.std()
+    if not spread > 0:
+        raise CalibrationError("A calibration needs logits that differ.")
+    regression = LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-8, max_iter=1000)
+    regression.fit(logits[:, None] / spread, labels)
+    scale = float(regression.coef_[0, 0] / spread)
+    if scale <= 0:
+        raise CalibrationError(
+            "The held-out logits do not rise with the label: the network has learnt nothing to calibrate."
+        )
+    return Calibration(scale=scale, bias=float(regression.intercept_[0]))
+
+
+def cross_calibrate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    of: np.ndarray | None = None,
+    further: np.ndarray | None = None,
+) -> np.ndarray:
+    """P(atypical) in which no sample had a part in its own calibration.
+
+    Args:
+        logits: (N,) held-out logits.
+        labels: (N,) 0 or 1.
+        held_out: (N,) fold in which each sample was held out; its calibration is fitted on all other folds.
+        of: (N,) the logits to calibrate, when they are others than those the calibrations are fitted on.
+        further: (N,) other held-out logits of the same samples, on which the calibrations are fitted, too.
+
+    Returns:
+        (N,).
+    """
+    of = logits if of is None else of
+    fitted_on = [logits] if further is None else [logits, further]
+    probabilities = np.empty(len(logits))
+    for fold in np.unique(held_out):
+        inside = held_out == fold
+        outside = np.concatenate([part[~inside] for part in fitted_on])
+        calibration = fit_calibration(outside, np.tile(labels[~inside], len(fitted_on)))
+        probabilities[inside] = calibrate(of[inside], calibration)
+    return probabilities

@@ -1,0 +1,123 @@
+"""The model card of a weights folder."""
+
+from model.network.weights import Calibration
+from training.config import Config
+from training.evaluate import RESAMPLES
+from training.fitting.fit import preprocessing_of
+
+TEMPLATE = """# {name} {version}: atypical against normal mitotic figures
+
+`{backbone}` with one logit on its pooled features; trained on the central {field_of_view} pixels (0.25 µm each) of H&E
+crops, resized to {input_size}. P(atypical) = sigmoid({scale:.4f} x logit + {bias:.4f}), the logit averaged over the
+eight symmetries of the square{scales}. This calibration is fitted on all
+held-out predictions below (eight views, no synthetic shift), which are of other networks of the same recipe.
+
+## Intended use
+Research on mitotic figures in H&E-stained histopathology: given crops that are already centred on mitotic figures, tell
+atypical from normal. It does not find mitotic figures and does not tell them from look-alikes. **It is no medical
+device and must not decide about a patient.**
+
+## Data
+{about}
+
+{crops} crops ({atypical} atypical) of {slides} slides, listed by domain below, each seen by the network in training.
+Seed {seed}; every setting is in `training.yaml`.
+
+## Figures
+Measured on slides that the measured network was not trained on ({split}; calibration fitted on the
+crops of the other folds; eight views; 95 % intervals over {resamples} resamplings of slides). The stored network is a
+further fit on all crops, for which no crop is left to measure on.
+
+| figure | value | 95 % interval |
+|---|---|---|
+{overall}
+
+Expected calibration error at equal prevalence: {ece:.3f}; bin by bin:
+
+| crops | mean P(atypical) | frequency of atypical at equal prevalence |
+|---|---|---|
+{reliability}
+
+By domain:
+
+| domain | crops | ROC AUC | balanced accuracy | sensitivity | specificity |
+|---|---|---|---|---|---|
+{domains}
+
+{proxies}
+## Limits
+On tissue, species and scanners that are not listed expect less, above all at the operating point. P(atypical) is for
+equal prevalence of the classes; where atypical figures are rarer, as they are, fewer of those called atypical are.
+"""
+
+
+PROXIES = """## Proxies for slides from elsewhere
+The same crops, measured where it is harder; calibration again from other crops, never from changed ones.
+
+| predictions | ROC AUC | 95 % interval | balanced accuracy | 95 % interval |
+|---|---|---|---|---|
+{rows}
+
+The synthetic shift changes stain, colour, sharpness, noise and compression further than training does
+(`training/data/shift.py`). It is no substitute for slides of another laboratory.
+"""
+
+
+def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
+    """The card's text.
+
+    Args:
+        config: the recipe.
+        metrics: of `training.evaluate.report_table`, with the shift split's own where there is one.
+        calibration: the one stored.
+    """
+    network = config.network
+    overall = "\n".join(
+        f"| {name.replace('_', ' ').replace('roc auc', 'ROC AUC')} | {entry['value']:.3f} | {_interval(entry)} |"
+        for name, entry in metrics["overall"].items()
+    )
+    columns = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity")
+    domains = "\n".join(
+        f"| {domain} | {entry['crops']} | " + " | ".join(f"{entry[column]:.3f}" for column in columns) + " |"
+        for domain, entry in metrics["domains"].items()
+    )
+    reliability = "\n".join(
+        f"| {row['crops']} | {row['predicted']:.2f} | {row['observed']:.2f} |" for row in metrics["reliability"]
+    )
+    sides = ", ".join(map(str, sorted(preprocessing_of(config).sides)))
+    return TEMPLATE.format(
+        name=config.name, about=config.data.about, version=config.version, backbone=network.backbone,
+        field_of_view=network.field_of_view, input_size=network.input_size,
+        scale=calibration.scale, bias=calibration.bias, crops=metrics["crops"], atypical=metrics["atypical"],
+        slides=metrics["slides"], seed=config.seed, resamples=RESAMPLES, overall=overall,
+        split=SPLIT_SENTENCES[config.data.split].format(config.data.folds),
+        ece=metrics["expected_calibration_error"], reliability=reliability, domains=domains, proxies=_proxies(metrics),
+        scales=f" and over the central {sides} pixels" if len(network.scales) > 1 else "",
+    )  # fmt: skip
+
+
+SPLIT_SENTENCES = {
+    "slides": "{} folds grouped by slide and stratified by label",
+    "domains": "each domain held out in turn",
+    "sources": "each data set held out in turn",
+}
+
+
+def _proxies(metrics: dict) -> str:
+    sources = {"held-out slides under a synthetic shift": metrics["shifted"]}
+    for split in ("sources", "domains"):
+        if f"held_out_{split}" in metrics:
+            what = "data set" if split == "sources" else "domain"
+            sources[f"a whole {what} held out"] = metrics[f"held_out_{split}"]["overall"]
+            sources[f"a whole {what} held out, under the shift"] = metrics[f"held_out_{split}"]["shifted"]
+    rows = "\n".join(
+        f"| {name} | " + " | ".join(
+            f"{figures[key]['value']:.3f} | {_interval(figures[key])}" for key in ("roc_auc", "balanced_accuracy")
+        ) + " |"
+        for name, figures in sources.items()
+    )  # fmt: skip
+    return PROXIES.format(rows=rows)
+
+
+def _interval(entry: dict) -> str:
+    return f"{entry['interval_95'][0]:.3f} to {entry['interval_95'][1]:.3f}"

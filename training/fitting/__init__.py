@@ -1,0 +1,1 @@
+"""One network fitted, and one for every fold."""

@@ -1,0 +1,1 @@
+"""The network as training needs it: pretrained weights, adapters, what it costs."""
