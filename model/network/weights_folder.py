@@ -35,18 +35,45 @@ def choose_weights(argument: Path | None) -> Path:
         argument: what the command line says, if anything.
 
     Raises:
-        WeightsError: none of them is there.
+        WeightsError: none of them is there, or something was uploaded that is no weights folder.
     """
     if argument is not None:
         return _chosen(argument, "--weights says so")
     if os.environ.get("MODEL_DIR"):
         return _chosen(Path(os.environ["MODEL_DIR"]), "MODEL_DIR says so")
-    # Half a weights folder is one, too: to fall back silently would be to run a model that nobody asked for.
-    if any((UPLOADED / name).exists() for name in (CONFIG_FILE, TENSOR_FILE)):
-        return _chosen(UPLOADED, "a model was uploaded")
+    if (uploaded := _uploaded()) is not None:
+        return _chosen(uploaded, "a model was uploaded")
     if BAKED.is_dir():
         return _chosen(BAKED, f"they came with the program; {UPLOADED} holds none")
     raise WeightsError(f"There are no weights: {UPLOADED} and {BAKED} hold none; give --weights or MODEL_DIR.")
+
+
+def _uploaded() -> Path | None:
+    """The weights folder that was uploaded: `UPLOADED`, or the one folder in it that is one; None where it is empty.
+
+    Raises:
+        WeightsError: something else is there; to run the baked weights then would be to run what nobody asked for.
+    """
+    try:
+        found = sorted(path for path in UPLOADED.iterdir() if not path.name.startswith((".", "lost+found")))
+        inside = [path for path in found if (path / CONFIG_FILE).exists() or (path / TENSOR_FILE).exists()]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WeightsError(f"{UPLOADED} cannot be listed ({error.strerror}); upload the model again.") from error
+    if not found:
+        return None
+    names = [path.name for path in found]
+    # Half a weights folder is one, too: what is missing is said when it is read.
+    if CONFIG_FILE in names or TENSOR_FILE in names:
+        return UPLOADED
+    if len(inside) == 1:
+        return inside[0]
+    what = "several weights folders" if inside else "no weights folder"
+    raise WeightsError(
+        f"{UPLOADED} holds {what} (but {', '.join(names[:5])}); upload one with {CONFIG_FILE} and {TENSOR_FILE} at the "
+        "top of the archive."
+    )
 
 
 def _chosen(folder: Path, why: str) -> Path:

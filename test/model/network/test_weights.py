@@ -188,6 +188,43 @@ def test_weights_are_chosen_in_the_documented_order(
     assert "a model was uploaded" in said[2] and "MODEL_DIR says so" in said[3] and "--weights says so" in said[4]
 
 
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["mine/config.json", "mine/model.safetensors"], "mine"),
+        (["mine/model.safetensors"], "mine"),
+        (
+            ["a/config.json", "b/config.json"],
+            "holds several weights folders \\(but a, b\\); upload one with",
+        ),
+        (["weights.pth"], "holds no weights folder \\(but weights.pth\\); upload one"),
+        (["a/b/config.json"], "holds no weights folder \\(but a\\); upload one"),
+    ],
+)
+def test_whatever_was_uploaded_is_used_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], chosen: str
+) -> None:
+    uploaded = tmp_path / "uploaded"
+    monkeypatch.setattr(weights_folder, "UPLOADED", uploaded)
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    for name in files:
+        (uploaded / name).parent.mkdir(parents=True, exist_ok=True)
+        (uploaded / name).touch()
+    if chosen == "mine":
+        assert weights_folder.choose_weights(None) == uploaded / "mine"
+    else:
+        with pytest.raises(WeightsError, match=chosen):
+            weights_folder.choose_weights(None)
+
+
+def test_an_upload_that_is_no_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_folder, "UPLOADED", tmp_path / "uploaded")
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    (tmp_path / "uploaded").write_text("a file")
+    with pytest.raises(WeightsError, match=r"uploaded cannot be listed \(Not a directory\)"):
+        weights_folder.choose_weights(None)
+
+
 def test_no_weights_at_all_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MODEL_DIR", raising=False)
     for name in ("UPLOADED", "BAKED"):
