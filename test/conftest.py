@@ -9,10 +9,11 @@ import pytest
 import torch
 from helpers import draw_crops, shared
 
-from model.network import weights as checkpoint
+from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights import save
+from model.network.weights_config import Network, WeightsConfig
 
 
 @pytest.fixture(scope="session")
@@ -86,5 +87,5 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sha256="",
     )
     folder = tmp_path_factory.mktemp("weights") / "small"
-    checkpoint.save(folder, classifier, config)
+    save(folder, classifier, config)
     return folder

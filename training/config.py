@@ -9,7 +9,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.errors import UserError
-from model.network.weights import DTYPES
+from model.network.weights_config import DTYPES
 from model.speed.imports import timm
 
 SPLITS = ("slides", "domains", "sources")

@@ -25,9 +25,8 @@ from safetensors.torch import load_file
 from model.errors import UserError, WeightsError
 from model.images.read import read_crops
 from model.modes.grand_challenge import find_stack
-from model.network import weights as checkpoint
 from model.network.classifier import MitosisClassifier
-from model.network.weights import DTYPES, WeightsConfig
+from model.network.weights_config import DTYPES, WeightsConfig, read_config
 from model.network.weights_folder import file_sha256
 from training.config import load_config
 from training.data.crops import load_crops
@@ -56,7 +55,7 @@ def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, Weight
     for name in (ADAPTER_FILE, *TEXTS):
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} holds no {name}; give the folder that training writes beside the weights.")
-    weights = checkpoint.read_config(folder)
+    weights = read_config(folder)
     path = folder / ADAPTER_FILE
     if file_sha256(path) != weights.sha256:
         raise WeightsError(f"{path} was altered: its SHA-256 is not the one in config.json; copy it again.")

@@ -20,8 +20,9 @@ from accelerate import Accelerator
 from omegaconf import MISSING
 
 from model.errors import UserError
+from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights_config import Network, WeightsConfig
 from training.config import Config, ConfigError, load_config, to_yaml
 from training.data.crops import assign_folds, load_crops
 from training.data.manifest import Sample, read_manifest

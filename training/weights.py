@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from model.errors import WeightsError
-from model.network import weights as checkpoint
+from model.network.calibration import calibrate
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import WeightsConfig
+from model.network.weights import load, save
+from model.network.weights_config import WeightsConfig, write_config
 from model.network.weights_folder import file_sha256
-from model.predictor import calibrate
 from training.fitting.fit import predict
 from training.network.adapters import adapter_tensors, backbone_sha256, merge_adapters
 
@@ -78,7 +78,7 @@ def save_adapter(folder: Path, network: MitosisClassifier, weights: WeightsConfi
     save_file(adapter_tensors(network), partial / ADAPTER_FILE)
     about = weights.training | {"backbone_sha256": backbone_sha256(network)}
     weights = replace(weights, sha256=file_sha256(partial / ADAPTER_FILE), training=about)
-    checkpoint.write_config(partial, weights)
+    write_config(partial, weights)
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -108,9 +108,9 @@ def save_checked(
     """
     unchecked = folder.with_name(f".{folder.name}.unchecked")
     if accelerator.is_main_process:
-        checkpoint.save(unchecked, network, weights)
+        save(unchecked, network, weights)
     accelerator.wait_for_everyone()
-    stored = checkpoint.load(unchecked)[0].float().to(accelerator.device)
+    stored = load(unchecked)[0].float().to(accelerator.device)
     expected, found = (
         calibrate(predict(of, weights.preprocessing, crops, "none", accelerator), weights.calibration)
         for of in (network, stored)

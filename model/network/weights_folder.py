@@ -5,6 +5,7 @@
 <folder>/README.md            model card, for people
 """
 
+import contextlib
 import hashlib
 import logging
 import mmap
@@ -12,8 +13,10 @@ import os
 import threading
 from concurrent.futures import Future
 from pathlib import Path
+from typing import BinaryIO
 
 from model.errors import WeightsError
+from model.files import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +27,6 @@ BAKED = Path(__file__).parent.parent / "weights" / "default"
 
 UPLOADED = Path("/opt/ml/model")
 """Where the platform extracts the model tarball that was uploaded apart from the image."""
-
-_begun: dict[Path, Future[str]] = {}
 
 
 def choose_weights(argument: Path | None) -> Path:
@@ -81,31 +82,61 @@ def _chosen(folder: Path, why: str) -> Path:
     return folder
 
 
-def begin_sha256(path: Path) -> None:
-    """Starts to compute a file's SHA-256 in the background; `sha256_once` waits for it.
+class TensorFile:
+    """The tensor file of a weights folder, open, so that what is hashed is what is loaded; a context manager.
 
-    It also brings the file into memory while PyTorch is imported, so that nothing waits for the disk afterwards.
-    """
-    future: Future[str] = Future()
-
-    def compute() -> None:
-        try:
-            future.set_result(file_sha256(path))
-        except Exception as error:  # whatever it is, somebody waits
-            future.set_exception(error)
-
-    _begun[path] = future
-    threading.Thread(target=compute, daemon=True).start()
-
-
-def sha256_once(path: Path) -> str:
-    """`file_sha256`, or what `begin_sha256` makes of it; a second call computes afresh.
+    Its SHA-256 is computed in the background. That also brings it into memory while PyTorch is imported, so that
+    nothing waits for the disk afterwards.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: it cannot be opened, or is no regular file.
     """
-    begun = _begun.pop(path, None)
-    return file_sha256(path) if begun is None else begun.result()
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_regular(path)
+        self._sha256: Future[str] = Future()
+        threading.Thread(target=self._compute, daemon=True).start()
+        by_descriptor = Path(f"/proc/self/fd/{self._file.fileno()}")
+        self.path = by_descriptor if by_descriptor.exists() else path
+
+    def _compute(self) -> None:
+        try:
+            self._sha256.set_result(_sha256(self._file))
+        except Exception as error:  # whatever it is, somebody waits
+            self._sha256.set_exception(error)
+
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes, hexadecimal.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it became empty meanwhile.
+        """
+        return self._sha256.result()
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+_begun: dict[Path, TensorFile] = {}
+
+
+def begin_reading(folder: Path) -> None:
+    """Opens and begins to read the tensor file of a weights folder, for `open_tensors`."""
+    with contextlib.suppress(OSError):  # which is said when the folder is loaded
+        _begun[folder] = TensorFile(folder / TENSOR_FILE)
+
+
+def open_tensors(folder: Path) -> TensorFile:
+    """The tensor file of a weights folder, the one that `begin_reading` opened if it did.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    return _begun.pop(folder, None) or TensorFile(folder / TENSOR_FILE)
 
 
 def file_sha256(path: Path) -> str:
@@ -113,13 +144,16 @@ def file_sha256(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it became empty meanwhile.
     """
+    with open_regular(path) as file:
+        return _sha256(file)
+
+
+def _sha256(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size:  # nothing cannot be mapped
-            # One call for the whole file: between two, a background thread waits while others import modules.
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                content.madvise(mmap.MADV_WILLNEED)
-                digest.update(content)
+    if os.fstat(file.fileno()).st_size:  # nothing cannot be mapped
+        # One call for the whole file: between two, a background thread waits while others import modules.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            content.madvise(mmap.MADV_WILLNEED)
+            digest.update(content)
     return digest.hexdigest()

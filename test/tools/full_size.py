@@ -24,8 +24,9 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from model.network import weights as checkpoint
-from model.network.weights import Calibration
+from model.network.calibration import Calibration
+from model.network.weights_config import read_config
+from model.network.weights_folder import TENSOR_FILE
 from model.speed.imports import timm
 from training.config import load_config, to_yaml
 from training.data.crops import load_crops
@@ -112,10 +113,10 @@ def main() -> None:
             (arguments.output / file).write_text(text, encoding="utf-8")
         write_manifest(scratch, chosen[:1])
         merge(adapter, f"file:{scratch / 'hf'}", scratch / "again", None, scratch)
-        hashes = [checkpoint.read_config(folder).sha256 for folder in (arguments.output, scratch / "again")]
+        hashes = [read_config(folder).sha256 for folder in (arguments.output, scratch / "again")]
         figures["merged_again_is_equal"] = hashes[0] == hashes[1]
         shutil.rmtree(scratch / "again")
-    figures["weights_mib"] = round((arguments.output / checkpoint.TENSOR_FILE).stat().st_size / 2**20)
+    figures["weights_mib"] = round((arguments.output / TENSOR_FILE).stat().st_size / 2**20)
     figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(figures, indent=2))
 

@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from model.errors import WeightsError
-from model.network import weights as checkpoint
+from model.network.calibration import Calibration
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights import load
+from model.network.weights_config import DTYPES, Network, WeightsConfig, read_config, write_config
 from model.network.weights_folder import file_sha256
 from model.predictor import Predictor
 from training.config import AdapterConfig, Config, ConfigError, load_config, to_yaml
@@ -62,7 +63,7 @@ def test_a_merge_elsewhere_gives_the_adapted_network(tmp_path: Path, crops: list
     load_pretrained(network.backbone, f"file:{backbone}")
     add_adapters(network, config.adapter)
     network.load_state_dict(load_file(adapter / ADAPTER_FILE), strict=False)
-    preprocessing = checkpoint.read_config(adapter).preprocessing
+    preprocessing = read_config(adapter).preprocessing
     expected = predict(network, preprocessing, crops, "d4", Accelerator())
     merge(adapter, f"file:{backbone}", tmp_path / "merged", None, None)
     predictor = Predictor(tmp_path / "merged", "cpu")
@@ -72,7 +73,7 @@ def test_a_merge_elsewhere_gives_the_adapted_network(tmp_path: Path, crops: list
         unadapted = predict(network, preprocessing, crops, "d4", Accelerator())
     assert np.abs(unadapted - expected).max() > 1e-2
     plain = build_network(config)
-    assert checkpoint.load(tmp_path / "merged")[0].state_dict().keys() == plain.state_dict().keys()
+    assert load(tmp_path / "merged")[0].state_dict().keys() == plain.state_dict().keys()
     assert (tmp_path / "merged" / "README.md").read_text() == "card"
 
 
@@ -93,7 +94,7 @@ def test_the_merged_network_can_be_stored_in_each_precision(
     stored = json.loads(capsys.readouterr().out)
     assert stored["dtype"] == dtype and stored["largest_change"] <= 0.01
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
-    assert tensors["backbone.blocks.0.attn.q_proj.weight"].dtype == checkpoint.DTYPES[dtype]
+    assert tensors["backbone.blocks.0.attn.q_proj.weight"].dtype == DTYPES[dtype]
 
 
 def test_real_crops_keep_their_class_in_half_precision(
@@ -106,7 +107,7 @@ def test_real_crops_keep_their_class_in_half_precision(
     load_pretrained(network.backbone, f"file:{backbone}")
     add_adapters(network, config.adapter)
     network.load_state_dict(load_file(tmp_path / "adapter" / ADAPTER_FILE), strict=False)
-    weights = checkpoint.read_config(tmp_path / "adapter")
+    weights = read_config(tmp_path / "adapter")
     before = predict(network, weights.preprocessing, crops, "none", Accelerator())
     scale = 1 / before.std()
     weights = replace(weights, calibration=Calibration(scale, -scale * before.mean()))
@@ -144,8 +145,8 @@ def test_an_adapter_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     name = next(name for name in tensors if "lora_B" in name)
     tensors[name][0, 0] = torch.inf
     save_file(tensors, adapter / ADAPTER_FILE)
-    weights = checkpoint.read_config(adapter)
-    checkpoint.write_config(adapter, replace(weights, sha256=file_sha256(adapter / ADAPTER_FILE)))
+    weights = read_config(adapter)
+    write_config(adapter, replace(weights, sha256=file_sha256(adapter / ADAPTER_FILE)))
     with pytest.raises(ConfigError, match=r"adapter\.safetensors cannot be merged: .*lora_B.* is not finite"):
         merge(adapter, f"file:{backbone}", tmp_path / "merged", None, None)
 

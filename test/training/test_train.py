@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from helpers import OVERRIDES
 
 from model.errors import WeightsError
-from model.network import weights as checkpoint
+from model.network.weights import load
+from model.network.weights_config import read_config
 from model.predictor import Predictor
 from training.config import Config, ConfigError, load_config
 from training.data.manifest import Sample
@@ -114,7 +115,7 @@ def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path:
     )  # fmt: skip
     metrics = train(config)
     assert metrics["overall"]["roc_auc"]["value"] > 0.9
-    written = checkpoint.load(tmp_path / "weights")[0]
+    written = load(tmp_path / "weights")[0]
     assert not any("lora" in name for name in written.state_dict())
     assert sorted(file.name for file in (tmp_path / "weights-adapter").iterdir()) == [
         "README.md", "adapter.safetensors", "config.json", "training.yaml",
@@ -128,7 +129,7 @@ def test_several_fields_of_view_are_looked_at_and_data_sets_held_out_whole(data:
     (copied / "manifest.csv").write_text("\n".join(manifest))
     metrics = train(config_for(copied, tmp_path, "network.scales=[1.0,0.8]", "data.shift_split=sources"))
     assert metrics["held_out_sources"]["crops"] == 96 and metrics["held_out_sources"]["overall"] != metrics["overall"]
-    assert checkpoint.read_config(tmp_path / "weights").preprocessing.scales == (1.0, 0.8)
+    assert read_config(tmp_path / "weights").preprocessing.scales == (1.0, 0.8)
     card = " ".join((tmp_path / "weights" / "README.md").read_text().split())
     assert "a whole data set held out" in card and "62, 78 pixels" in card
 
@@ -196,10 +197,10 @@ def test_settings_that_contradict_each_other_are_refused_at_once(data: Path, tmp
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(data, tmp_path)
     train(config)
-    expected = checkpoint.read_config(tmp_path / "weights")
+    expected = read_config(tmp_path / "weights")
     monkeypatch.setattr(fit_module, "train_epoch", None)
     train(config)
-    assert checkpoint.read_config(tmp_path / "weights") == expected
+    assert read_config(tmp_path / "weights") == expected
 
 
 def test_a_run_folder_of_another_configuration_is_refused(data: Path, tmp_path: Path) -> None:

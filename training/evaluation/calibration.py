@@ -4,8 +4,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from model.errors import UserError
-from model.network.weights import Calibration
-from model.predictor import calibrate
+from model.network.calibration import Calibration, calibrate
 
 
 class CalibrationError(UserError):

@@ -1,6 +1,6 @@
 """The model card of a weights folder."""
 
-from model.network.weights import Calibration
+from model.network.calibration import Calibration
 from training.config import Config
 from training.evaluate import RESAMPLES
 from training.fitting.fit import preprocessing_of

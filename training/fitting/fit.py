@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.predictor import view_averaged_logits
+from model.predictor import ViewAverage
 from model.speed.folding import fold
 from training.config import Config, ConfigError, NetworkConfig
 from training.data.crops import BalancedSampler, TrainingCrops
@@ -231,7 +231,8 @@ def predict(
     if len(share):
         fields = preprocessing.cut_out([crops[i] for i in share])
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=not exact):
-            own = view_averaged_logits(forward, preprocessing, fields, view_set, VALIDATION_BATCH, accelerator.device)
+            average = ViewAverage(forward, preprocessing, view_set, VALIDATION_BATCH, accelerator.device)
+            own = average.logits(fields)
         logits[list(share)] = torch.as_tensor(own, dtype=logits.dtype, device=logits.device)
     return accelerator.reduce(logits).cpu().numpy()
 

@@ -20,7 +20,7 @@ from helpers import REPOSITORY
 from model.errors import CaseError
 from model.modes import folder as folder_module
 from model.modes.folder import classify_folder, image_files, rescale
-from model.network.weights import Calibration
+from model.network.calibration import Calibration
 from model.predictor import Predictor
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.predictor import calibrate, sigmoid
+from model.network.calibration import calibrate, sigmoid
 from training.evaluation.calibration import CalibrationError, cross_calibrate, fit_calibration
 
 
