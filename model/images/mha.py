@@ -5,17 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from model.errors import CropError
-from model.images.rgb import check_size, to_rgb
+from model.images.rgb import Stack, check_size, to_rgb
 
 
-def read_mha(path: Path) -> list[np.ndarray]:
+def read_mha(path: Path) -> Stack:
     """Reads every slice of an MHA.
-
-    Returns:
-        Arrays (H, W, 3), uint8 RGB; at least one.
 
     Raises:
         CropError: the file is damaged or too large, or its slices have no obvious meaning as crops.
@@ -44,7 +39,7 @@ def read_mha(path: Path) -> list[np.ndarray]:
         raise CropError(f"{path} cannot be read as MHA ({reason}); export it again.") from error
     array = sitk.GetArrayFromImage(image)
     spatial = array.ndim - (image.GetNumberOfComponentsPerPixel() > 1)
-    return to_rgb(path, list(array) if spatial == 3 else [array])
+    return Stack(to_rgb(path, list(array) if spatial == 3 else [array]))
 
 
 def _check_mha_header(path: Path) -> None:

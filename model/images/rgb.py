@@ -1,7 +1,9 @@
-"""What every reader shares: how large a file may be, and how its pages become 8-bit RGB."""
+"""What every reader shares: what it returns, how much a file may claim, and how its pages become 8-bit RGB."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +12,53 @@ from model.errors import CropError
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 1 << 30
 MAX_CROPS = 100_000
 MAX_PIXELS_PER_CROP = 1 << 24
-MAX_PIXELS = 1 << 28
-"""Upper bounds on what one file may be, and may ask to be decoded."""
+MAX_PIXELS = 1 << 27
+"""Upper bounds on what one file may ask to be decoded; the last one for pixels of 3 bytes, as 8-bit RGB has them."""
+
+MPP_RANGE = 0.05, 10
+"""µm per pixel that a picture of cells may have; 72 to 1200 dots per inch, which programs set unasked, lie above."""
 
 
-def check_size(path: Path, crops: int, pixels: int) -> None:
-    """Checks what a header claims: the number of crops and the pixels of the largest.
+@dataclass(frozen=True)
+class Stack:
+    """What an image file holds.
+
+    Attributes:
+        crops: arrays (H, W, 3), uint8 RGB, in the file's order; at least one.
+        mpp: µm per pixel that the file states, where it is plausible; None: unknown.
+    """
+
+    crops: list[np.ndarray]
+    mpp: float | None = None
+
+
+def plausible_mpp(x: float, y: float) -> float | None:
+    """µm per pixel, from what a file states for x and y; None unless it is that of a microscope's square pixels.
+
+    A format's "unknown" or default (0, 1 of its unit, 72 or 96 dots per inch) is for its reader to convert like any
+    other value: in µm, all of them lie outside `MPP_RANGE`.
+    """
+    if not all(math.isfinite(side) and MPP_RANGE[0] <= side <= MPP_RANGE[1] for side in (x, y)):
+        return None
+    return (x + y) / 2 if max(x, y) <= 1.1 * min(x, y) else None
+
+
+def check_size(path: Path, crops: int, pixels: int, bytes_per_pixel: int = 3) -> None:
+    """Checks what a header claims: the number of crops, the pixels of the largest, and how much they decode to.
 
     Raises:
         CropError: it is nothing, or more than is read.
     """
     if crops < 1 or pixels < 1:
         raise CropError(f"{path} holds no crops; export it again.")
-    if crops > MAX_CROPS or pixels > MAX_PIXELS_PER_CROP or crops * pixels > MAX_PIXELS:
+    total = crops * pixels * max(3, bytes_per_pixel)
+    if crops > MAX_CROPS or pixels > MAX_PIXELS_PER_CROP or total > 3 * MAX_PIXELS:
         raise CropError(f"{path} claims {crops} crops of up to {pixels} pixels, too many to read; give smaller crops.")
 
 
-def to_rgb(path: Path, pages: Sequence[np.ndarray]) -> list[np.ndarray]:
+def to_rgb(path: Path, pages: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Pages of one file as 8-bit RGB.
 
     Args:
@@ -43,6 +72,7 @@ def to_rgb(path: Path, pages: Sequence[np.ndarray]) -> list[np.ndarray]:
     Raises:
         CropError: other types or channels, with the number of the page.
     """
+    pages = list(pages)
     converted, changes = [], set()
     brightest = max((int(page.max(initial=0)) for page in pages if page.dtype == np.uint16), default=0)
     for number, page in enumerate(pages, start=1):
