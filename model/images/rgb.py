@@ -59,44 +59,55 @@ def check_size(path: Path, crops: int, pixels: int, bytes_per_pixel: int = 3) ->
 
 
 def to_rgb(path: Path, pages: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Pages of one file as 8-bit RGB.
+    """Pages of one file as 8-bit RGB, converted one after the other: they may be decoded as they are asked for.
 
     Args:
         path: the file, for messages.
-        pages: arrays (H, W) or (H, W, C): grey, grey and alpha, RGB, or RGB and alpha; uint8, or uint16 that uses the
-            full range (its brightest value in the file is in the upper half).
+        pages: arrays (H, W) or (H, W, C): grey, grey and alpha, RGB, or RGB and alpha (not multiplied into the
+            colours); uint8, or uint16 that uses the full range: 1 % of the page's values are in the upper half.
 
     Returns:
-        Arrays (H, W, 3) uint8. Alpha is dropped, grey repeated, 65535 becomes 255.
+        Arrays (H, W, 3) uint8. Grey is repeated, 65535 becomes 255; what is transparent is laid on white, the colour
+        of the slide behind the tissue.
 
     Raises:
-        CropError: other types or channels, with the number of the page.
+        CropError: other types or channels, or 16 bits of an unknown range, with the number of the page.
     """
-    pages = list(pages)
     converted, changes = [], set()
-    brightest = max((int(page.max(initial=0)) for page in pages if page.dtype == np.uint16), default=0)
     for number, page in enumerate(pages, start=1):
         channels = 1 if page.ndim == 2 else page.shape[2] if page.ndim == 3 else 0
         if channels not in (1, 2, 3, 4) or page.dtype not in (np.uint8, np.uint16):
             raise CropError(
                 f"Page {number} of {path} is {page.dtype} with shape {page.shape}; export it as 8-bit RGB crops."
             )
+        page = page.reshape(*page.shape[:2], channels)
+        colours, alpha = (page[..., :-1], page[..., -1:]) if channels in (2, 4) else (page, None)
+        if alpha is not None and alpha.min() == np.iinfo(page.dtype).max:
+            changes.add("opaque alpha dropped")
+            alpha = None
         if page.dtype == np.uint16:
-            if brightest < 1 << 15:
+            seen = colours if alpha is None else colours[alpha[..., 0] > 0]
+            if np.count_nonzero(seen >= 1 << 15) * 100 < seen.size:
                 raise CropError(
-                    f"{path} has 16 bits a channel but no value above {brightest}, so its white is unknown; export it "
-                    "as 8-bit RGB crops."
+                    f"Page {number} of {path} has 16 bits a channel, but fewer than 1 % of its values are in the upper "
+                    "half, so its white is unknown; export it as 8-bit RGB crops."
                 )
             changes.add("16 bits to 8")
-            page = ((page.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        page = page.reshape(*page.shape[:2], channels)
-        if channels in (2, 4):
-            changes.add("alpha dropped")
-            page = page[..., : channels - 1]
-        if page.shape[2] == 1:
+            colours, alpha = _to_8_bits(colours), None if alpha is None else _to_8_bits(alpha)
+        if alpha is not None:
+            changes.add("alpha laid on white")
+            # 255 - (255 - colour) * alpha / 255, rounded
+            colours = 255 - ((255 - colours).astype(np.uint16) * alpha + 127) // 255
+            colours = colours.astype(np.uint8)
+        if colours.shape[2] == 1:
             changes.add("grey to RGB")
-            page = np.repeat(page, 3, axis=2)
-        converted.append(np.ascontiguousarray(page))
+            colours = np.repeat(colours, 3, axis=2)
+        converted.append(np.ascontiguousarray(colours))
     if changes:
         logger.info("%s was converted: %s.", path, ", ".join(sorted(changes)))
     return converted
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """uint16 to uint8, rounded: 65535 becomes 255."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
