@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import CropError
-from model.images.rgb import check_size, to_rgb
+from model.images.rgb import Stack, check_size, to_rgb
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Reads a PNG or JPEG: (H, W, 3), uint8 RGB.
+def read_picture(path: Path) -> Stack:
+    """Reads a PNG or JPEG: one crop.
 
     Raises:
         CropError: the file is damaged or too large, or has no obvious meaning as a crop.
@@ -31,4 +31,4 @@ def read_picture(path: Path) -> np.ndarray:
         raise CropError(f"{path} is damaged; export it again.")
     if image.ndim == 3:
         image = image[..., [2, 1, 0, 3][: image.shape[2]]]
-    return to_rgb(path, [image])[0]
+    return Stack(to_rgb(path, [image]))

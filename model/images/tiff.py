@@ -14,7 +14,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffPage
 
 from model.errors import CropError
 from model.images.mha import utf8_path
-from model.images.rgb import MAX_CROPS, check_size, to_rgb
+from model.images.rgb import MAX_CROPS, Stack, check_size, to_rgb
 
 logger = logging.getLogger(__name__)
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by the error
@@ -23,11 +23,8 @@ _JPEG = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.ALT_JPEG)
 _UNDERSTOOD = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)
 
 
-def read_tiff(path: Path) -> list[np.ndarray]:
+def read_tiff(path: Path) -> Stack:
     """Reads the pages of a TIFF or BigTIFF, tiled or in strips; the reduced copies in a pyramid are passed over.
-
-    Returns:
-        Arrays (H, W, 3), uint8 RGB; at least one.
 
     Raises:
         CropError: the file is damaged or too large, or a page has no obvious meaning as a crop.
@@ -44,7 +41,7 @@ def read_tiff(path: Path) -> list[np.ndarray]:
             for number, page in enumerate(full, start=1):
                 _check_page(path, number, page, tiff.filehandle.size)
             crops = _decode_with_simpleitk(path, full) if len(full) == len(pages) else None
-            return crops or to_rgb(path, [_decode(page) for page in full])
+            return Stack(crops or to_rgb(path, [_decode(page) for page in full]))
     except CropError:
         raise
     except Exception as error:  # the decoders raise whatever the damage makes them raise
