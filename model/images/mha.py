@@ -13,7 +13,6 @@ import math
 import os
 import re
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 
 from model.errors import CropError
 from model.images.file import open_image
+from model.images.inflate import inflate
 from model.images.rgb import Stack, check_size, plausible_mpp, to_rgb
 
 MAX_HEADER_BYTES = 1 << 16
@@ -182,32 +182,18 @@ def _read_pixels(path: Path, file: BinaryIO, count: int, compressed_size: int | 
     if held != (count if compressed_size is None else compressed_size):
         raise CropError(f"{path} does not have the number of bytes its header says; export it again.")
     pixels = np.empty(count, np.uint8)
+    if compressed_size is None:
+        if file.readinto(pixels) != count:  # type: ignore[attr-defined]
+            raise CropError(f"{path} was changed while it was read; try again.")
+        return pixels
+    at = 0
     try:
-        filled = file.readinto(pixels) if compressed_size is None else _inflate(file, pixels)  # type: ignore[attr-defined]
-    except zlib.error as error:
-        raise CropError(f"{path} is damaged: its compressed pixels do not decompress; export it again.") from error
-    if filled != count:
-        raise CropError(f"{path} does not have the number of pixels its header says; export it again.")
+        for part in inflate(lambda: file.read(1 << 16), count):
+            pixels[at : at + len(part)] = np.frombuffer(part, np.uint8)
+            at += len(part)
+    except ValueError as error:
+        raise CropError(f"{path} is damaged: {error}; export it again.") from error
     return pixels
-
-
-def _inflate(file: BinaryIO, pixels: np.ndarray) -> int | None:
-    """Fills `pixels` from a zlib stream that ends, checksum and all, where the file does.
-
-    Returns:
-        How many bytes were filled; None: the stream is cut short, followed by something, or longer than `pixels`.
-    """
-    stream, filled = zlib.decompressobj(), 0
-    while not stream.eof:
-        compressed = stream.unconsumed_tail or file.read(1 << 16)
-        if not compressed:
-            return None
-        part = stream.decompress(compressed, min(1 << 20, len(pixels) - filled + 1))
-        if len(part) > len(pixels) - filled:
-            return None
-        pixels[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
-        filled += len(part)
-    return None if stream.unused_data or file.read(1) else filled
 
 
 @contextmanager

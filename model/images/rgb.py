@@ -58,6 +58,22 @@ def check_size(path: Path, crops: int, pixels: int, bytes_per_pixel: int = 3) ->
         raise CropError(f"{path} claims {crops} crops of up to {pixels} pixels, too many to read; give smaller crops.")
 
 
+def upright(page: np.ndarray, orientation: int) -> np.ndarray:
+    """A page (H, W) or (H, W, C) as it is to be seen.
+
+    Args:
+        orientation: the tag Orientation of TIFF and Exif: where row 0 and column 0 are, 1 to 8; any other value
+            means nothing, as 1 does.
+    """
+    if orientation in (5, 6, 7, 8):
+        page = page.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        page = page[::-1]
+    if orientation in (2, 3, 6, 7):
+        page = page[:, ::-1]
+    return page
+
+
 def to_rgb(path: Path, pages: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Pages of one file as 8-bit RGB, converted one after the other: they may be decoded as they are asked for.
 

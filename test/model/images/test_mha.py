@@ -194,7 +194,7 @@ def test_another_number_of_pixels_is_refused(tmp_path: Path, change: int) -> Non
     content = PIXELS.tobytes()
     pixels = content[:change] if change < 0 else content + bytes(change)
     assert "number of bytes" in refused(write(tmp_path / "plain.mha", pixels))
-    assert "number of pixels" in refused(write_compressed(tmp_path / "compressed.mha", zlib.compress(pixels)))
+    assert "not as many as" in refused(write_compressed(tmp_path / "compressed.mha", zlib.compress(pixels)))
 
 
 STREAM = zlib.compress(PIXELS.tobytes())
