@@ -51,9 +51,8 @@ def run_server(arguments: argparse.Namespace, loader: Loader) -> int:
 def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
     """A lab's own images."""
     predictor = loader.predictor()
-    from model.modes.tables import FAILURES
-
     from model.modes.folder import FolderOptions, classify_folder  # which imports PyTorch, as the loader does with care
+    from model.modes.tables import FAILURES
 
     if arguments.mpp is None:
         logger.info(

@@ -12,9 +12,7 @@ import difflib
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -194,17 +192,3 @@ def _read_pixels(path: Path, file: BinaryIO, count: int, compressed_size: int | 
     except ValueError as error:
         raise CropError(f"{path} is damaged: {error}; export it again.") from error
     return pixels
-
-
-@contextmanager
-def utf8_path(path: Path) -> Iterator[str]:
-    """A name of the file that is UTF-8, by a temporary link if need be: SimpleITK aborts the process on any other."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder) / f"image{path.suffix}"
-            link.symlink_to(path.absolute())
-            yield str(link)
-    else:
-        yield str(path)

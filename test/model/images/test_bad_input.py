@@ -213,7 +213,7 @@ def bomb_mha(path: Path, size: str = "100000 100000 16", pixels: int = 1000) -> 
 def test_headers_that_claim_too_much_cost_no_memory(tmp_path: Path, crop: np.ndarray, kind: str) -> None:
     path = tmp_path / f"bomb.{kind}"
     if kind == "tif":
-        tiff(np.asarray)(path, crop)
+        tiff(np.asarray, metadata=None)(path, crop)
         with tifffile.TiffFile(path, mode="r+b") as file:
             for tag in ("ImageWidth", "ImageLength"):
                 file.pages[0].tags[tag].overwrite(100_000)
