@@ -1,6 +1,7 @@
 """Fixtures: real crops where they are, drawn ones, a small untrained weights folder."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -61,10 +62,16 @@ def crops() -> list[np.ndarray]:
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals over 200 resamplings of slides: a thousand take a minute."""
-    from training import evaluate, trial
+    monkeypatch.setattr("training.evaluation.scores.RESAMPLES", 200)
 
-    for module in (evaluate, trial):
-        monkeypatch.setattr(module, "RESAMPLES", 200)
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch: the tests' networks are so small that threads spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
