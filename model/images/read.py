@@ -12,8 +12,11 @@ import numpy as np
 from model.errors import CropError
 from model.images.file import open_image
 from model.images.rgb import Stack
+from model.images.tiff_directories import is_plain
+from model.images.worker import read_apart
 
-SUFFIXES = (".tif", ".tiff", ".mha", ".png", ".jpg", ".jpeg")
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (*TIFF_SUFFIXES, ".mha", ".png", ".jpg", ".jpeg")
 
 
 def read_crops(path: Path) -> list[np.ndarray]:
@@ -24,6 +27,8 @@ def read_crops(path: Path) -> list[np.ndarray]:
 def read_stack(path: Path) -> Stack:
     """Reads every crop of an image file.
 
+    Formats that libraries in C decode are decoded in another process (`model.images.worker`).
+
     Args:
         path: a TIFF (`.tif`, `.tiff`: one crop a page), an MHA (`.mha`: one crop a slice), a PNG or a JPEG.
 
@@ -33,9 +38,16 @@ def read_stack(path: Path) -> Stack:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise CropError(f"{path} has no known image suffix; give one of {', '.join(SUFFIXES)}.")
-    open_image(path).close()
+    with open_image(path) as file:
+        plain = suffix == ".mha" or (suffix in TIFF_SUFFIXES and is_plain(file))
+    return decode(path) if plain else read_apart(path)
+
+
+def decode(path: Path) -> Stack:
+    """`read_stack` in this process."""
     # Each reader brings libraries of its own, which take time to import.
-    if suffix in (".tif", ".tiff"):
+    suffix = path.suffix.lower()
+    if suffix in TIFF_SUFFIXES:
         from model.images.tiff import read_tiff
 
         return read_tiff(path)
