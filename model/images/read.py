@@ -1,19 +1,23 @@
 """Which reader an image file is for: every page of a TIFF or MHA stack, or a single PNG or JPEG, as 8-bit RGB arrays.
 
 What is not 8-bit RGB but has one obvious meaning (grey, palette, an alpha channel, separate colour planes, 16 bits used
-to the full) is converted and the conversion logged; anything else is refused. Sizes are taken from the header and
-checked before any pixel is decoded.
+to the full) is converted and the conversion logged; anything else is refused. What a header claims is bounded before
+any pixel is decoded, and what was decoded must be what was claimed. Crops that are blank, or no H&E, are warned of.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from model.errors import CropError
+from model.images.checks import remarks
 from model.images.file import open_image
 from model.images.rgb import Stack
 from model.images.tiff_directories import is_plain
 from model.images.worker import read_apart
+
+logger = logging.getLogger(__name__)
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".mha", ".png", ".jpg", ".jpeg")
@@ -25,7 +29,7 @@ def read_crops(path: Path) -> list[np.ndarray]:
 
 
 def read_stack(path: Path) -> Stack:
-    """Reads every crop of an image file.
+    """Reads every crop of an image file, and warns of those that no answer means anything for.
 
     Formats that libraries in C decode are decoded in another process (`model.images.worker`).
 
@@ -40,11 +44,18 @@ def read_stack(path: Path) -> Stack:
         raise CropError(f"{path} has no known image suffix; give one of {', '.join(SUFFIXES)}.")
     with open_image(path) as file:
         plain = suffix == ".mha" or (suffix in TIFF_SUFFIXES and is_plain(file))
-    return decode(path) if plain else read_apart(path)
+    stack = decode(path) if plain else read_apart(path)
+    for remark in remarks(stack.crops):
+        logger.warning("%s: %s; the confidence says nothing there.", path, remark)
+    return stack
 
 
 def decode(path: Path) -> Stack:
-    """`read_stack` in this process."""
+    """The crops of an image file, decoded in this process.
+
+    Raises:
+        CropError: as `read_stack` does.
+    """
     # Each reader brings libraries of its own, which take time to import.
     suffix = path.suffix.lower()
     if suffix in TIFF_SUFFIXES:
