@@ -61,8 +61,8 @@ def crops() -> list[np.ndarray]:
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals over 200 resamplings of slides: a thousand take a minute."""
-    monkeypatch.setattr("training.evaluation.scores.RESAMPLES", 200)
+    """Intervals over 60 resamplings of slides: a thousand take a minute."""
+    monkeypatch.setattr("training.evaluation.scores.RESAMPLES", 60)
 
 
 @pytest.fixture
