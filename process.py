@@ -14,98 +14,49 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.errors import CropError, UserError, one_line
-from model.images.read import read_crops
-from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
-from model.network.weights_folder import TENSOR_FILE, begin_sha256, choose_weights
-from model.speed.start import lean_start
+from model.modes.case import process_case, table
+from model.modes.grand_challenge import clear_result
+from model.modes.loader import Loader
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
     from model.predictor import Predictor
 
 logger = logging.getLogger("process")
 
-Begin: TypeAlias = "Callable[[], Callable[[], Predictor]]"
-"""Starts to read the weights; what it returns waits for them and gives the predictor."""
 
-
-def process_case(input_folder: Path, output_folder: Path, begin: Begin) -> tuple[Path, list[Entry]]:
-    """Reads a case, classifies its crops and writes the result; an earlier result is removed first.
-
-    Args:
-        input_folder: what the platform mounts as `/input`.
-        output_folder: where the result goes.
-        begin: called before the case is read, so that its weights come from the disk meanwhile; what it returns gives
-            the predictor, and is called afterwards.
-
-    Returns:
-        Path and content of the result file.
-
-    Raises:
-        UserError: with a sentence for the user.
-    """
-    start = time.perf_counter()
-    clear_result(output_folder)
-    load = begin()
-    stack = find_stack(input_folder)
-    crops = read_crops(stack)
-    predictor = load()
-    loaded = time.perf_counter()
-    try:
-        entries = result(predictor(crops, progress=sys.stderr.isatty()))
-    except CropError as error:
-        raise CropError(f"{stack}: {error}") from error
-    path = write_result(output_folder, entries)
-    atypical = sum(entry["class"] == "atypical" for entry in entries)
-    logger.info(
-        "%s: %d crops, %d atypical, weights %s %s, %d views on %s; %.1f s to load, %.1f s to classify; wrote %s",
-        stack.name, len(crops), atypical, predictor.config.name, predictor.config.version, predictor.view_count,
-        predictor.device, loaded - start, time.perf_counter() - loaded, path,
-    )  # fmt: skip
-    return path, entries
-
-
-def table(path: Path, entries: list[Entry]) -> str:
-    """The result for a person to read: where it is, and a line for each crop."""
-    lines = [f"{path}", f"{'crop':>5}  {'class':8}  confidence"]
-    for number, entry in enumerate(entries, start=1):
-        lines.append(f"{number:5}  {entry['class']:8}  {entry['confidence']:10.3f}")
-    return "\n".join(lines)
-
-
-def run_case(arguments: argparse.Namespace, begin: Begin) -> int:
+def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `exec`."""
-    path, entries = process_case(arguments.input, arguments.output, begin)
+    path, entries = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
         print(table(path, entries))
     return 0
 
 
-def run_server(arguments: argparse.Namespace, begin: Begin) -> int:
+def run_server(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `invoke`."""
     from model.modes.server import serve
 
-    def handle(predictor: Predictor) -> None:
-        process_case(arguments.input, arguments.output, lambda: lambda: predictor)
+    def load() -> Predictor:
+        return loader.predictor
+
+    def handle(_: Predictor) -> None:
+        process_case(arguments.input, arguments.output, loader)
 
     tidy = partial(clear_result, arguments.output, only_partial=True)
-    return serve(lambda: begin()(), handle, tidy, arguments.host, arguments.port)
+    return serve(load, handle, tidy, arguments.host, arguments.port)
 
 
-def run_folder(arguments: argparse.Namespace, begin: Begin) -> int:
+def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
     """A lab's own images."""
-    predictor = begin()()
-    from model.modes.folder import (  # which imports PyTorch, as loading the predictor does with care
-        FAILURES,
-        classify_folder,
-    )
+    predictor = loader.predictor
+    # After the loader, which imports PyTorch leanly.
+    from model.modes.folder import FAILURES, classify_folder
 
     mpp = arguments.mpp
     if mpp is None:
@@ -145,9 +96,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     def parser(mode: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return argparse.ArgumentParser(
-            prog=f"process.py{mode}", description=__doc__, parents=[*parents, common],
+            prog=f"process.py{mode}",
+            description=__doc__,
+            parents=[*parents, common],
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        )
 
     match arguments:
         case ["serve", *rest]:
@@ -183,19 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
     # A container's first process has no default action for SIGTERM, and what is imported later takes seconds.
     signal.signal(signal.SIGTERM, partial(_stop, parsed))
 
-    def load(weights: Path) -> Predictor:
-        with lean_start():
-            from model.predictor import Predictor
-
-            return Predictor(weights, parsed.device, parsed.views)
-
-    def begin() -> Callable[[], Predictor]:
-        weights = choose_weights(parsed.weights)
-        begin_sha256(weights / TENSOR_FILE)
-        return partial(load, weights)
-
     try:
-        return parsed.run(parsed, begin)
+        return parsed.run(parsed, Loader(parsed.weights, parsed.device, parsed.views))
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 1

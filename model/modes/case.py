@@ -1,0 +1,59 @@
+"""One case: find its stack, read its crops, predict, write the result (the platform's `exec`)."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from model.errors import CropError
+from model.images.read import read_crops
+from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
+from model.modes.loader import Loader
+
+logger = logging.getLogger(__name__)
+
+
+def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tuple[Path, list[Entry]]:
+    """Reads a case, classifies its crops and writes the result; an earlier result is removed first.
+
+    Args:
+        input_folder: what the platform mounts as `/input`.
+        output_folder: where the result goes.
+        loader: begins before the case is read, so that the weights come from the disk meanwhile; its predictor is
+            asked for afterwards.
+
+    Returns:
+        Path and content of the result file.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    start = time.perf_counter()
+    clear_result(output_folder)
+    loader.begin()
+    stack = find_stack(input_folder)
+    crops = read_crops(stack)
+    predictor = loader.predictor
+    loaded = time.perf_counter()
+    try:
+        entries = result(predictor(crops, progress=sys.stderr.isatty()))
+    except CropError as error:
+        raise CropError(f"{stack}: {error}") from error
+    path = write_result(output_folder, entries)
+    done = time.perf_counter()
+    atypical = sum(entry["class"] == "atypical" for entry in entries)
+    weights = f"weights {predictor.config.name} {predictor.config.version}"
+    views = f"{predictor.view_count} views on {predictor.device}"
+    times = f"{loaded - start:.1f} s to load, {done - loaded:.1f} s to classify"
+    logger.info(
+        "%s: %d crops, %d atypical, %s, %s; %s; wrote %s", stack.name, len(crops), atypical, weights, views, times, path
+    )
+    return path, entries
+
+
+def table(path: Path, entries: list[Entry]) -> str:
+    """The result for a person to read: where it is, and a line for each crop."""
+    lines = [f"{path}", f"{'crop':>5}  {'class':8}  confidence"]
+    for number, entry in enumerate(entries, start=1):
+        lines.append(f"{number:5}  {entry['class']:8}  {entry['confidence']:10.3f}")
+    return "\n".join(lines)
