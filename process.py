@@ -7,25 +7,26 @@
 Each takes --help.
 """
 
-from __future__ import annotations
+import sys
+
+from model.modes.process_state import answer_signals, open_streams, status_of
+
+if __name__ == "__main__":  # what is imported next takes its time
+    answer_signals((lambda _: 0) if sys.argv[1:2] == ["serve"] else status_of)
+    open_streams()
 
 import argparse
+import contextlib
 import logging
 import os
-import signal
-import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.errors import CropError, UserError, one_line
 from model.modes.case import process_case, table
 from model.modes.grand_challenge import clear_result
 from model.modes.loader import Loader
-
-if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
-    from model.predictor import Predictor
 
 logger = logging.getLogger("process")
 
@@ -34,7 +35,8 @@ def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `exec`."""
     path, entries = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
-        print(table(path, entries))
+        with contextlib.suppress(OSError):  # nobody reads it; the result is written
+            print(table(path, entries), flush=True)
     return 0
 
 
@@ -42,27 +44,23 @@ def run_server(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `invoke`."""
     from model.modes.server import serve
 
-    def load() -> Predictor:
-        return loader.predictor
-
-    def handle(_: Predictor) -> None:
-        process_case(arguments.input, arguments.output, loader)
-
-    tidy = partial(clear_result, arguments.output, only_partial=True)
-    return serve(load, handle, tidy, arguments.host, arguments.port)
+    handle = partial(process_case, arguments.input, arguments.output, loader)
+    return serve(loader.predictor, handle, arguments.clean_up, arguments.host, arguments.port)
 
 
 def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
     """A lab's own images."""
-    predictor = loader.predictor
-    # After the loader, which imports PyTorch leanly.
-    from model.modes.folder import FAILURES, classify_folder
+    predictor = loader.predictor()
+    from model.modes.folder import FolderOptions, classify_folder  # which imports PyTorch, as the loader does with care
+    from model.modes.tables import FAILURES
 
-    mpp = arguments.mpp
-    if mpp is None:
-        mpp = MICROMETRES_PER_PIXEL
-        logger.info("The images are taken to have %s µm per pixel; say --mpp if they have not.", mpp)
-    done = classify_folder(predictor, arguments.source, arguments.target, mpp, arguments.resume, sys.stderr.isatty())
+    if arguments.mpp is None:
+        logger.info(
+            "Images that do not state their resolution are taken to have %s µm per pixel; say --mpp if they have not.",
+            MICROMETRES_PER_PIXEL,
+        )
+    options = FolderOptions(arguments.mpp, arguments.resume, sys.stderr.isatty())
+    done = classify_folder(predictor, arguments.source, arguments.target, options)
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
     if done.failed:
         failures = arguments.target / FAILURES
@@ -70,11 +68,11 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
     return 0
 
 
-def positive(text: str) -> float:
-    """A number above zero, for the command line."""
+def micrometres(text: str) -> float:
+    """µm per pixel, for the command line: within what microscopes and scanners have."""
     number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    if not 0.01 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 100 µm per pixel")
     return number
 
 
@@ -112,7 +110,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             folder = parser(" folder")
             folder.add_argument("source", type=Path, metavar="IN", help="folder of PNG, JPEG, TIFF and MHA crops")
             folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
-            folder.add_argument("--mpp", type=positive, help="µm per pixel of the images (default: 0.25)")
+            folder.add_argument("--mpp", type=micrometres, help="µm per pixel of all images (default: as they say)")
             folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
             return folder.parse_args(rest, argparse.Namespace(run=run_folder))
         case _:
@@ -121,32 +119,37 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             return one.parse_args(arguments, argparse.Namespace(run=run_case))
 
 
-def _stop(arguments: argparse.Namespace, *_: object) -> None:
-    """Ends the process at once; a server that is told to stop has done its work, anything else has not."""
-    if hasattr(arguments, "output"):
-        clear_result(arguments.output, only_partial=True)
-    os._exit(0 if arguments.run is run_server else 128 + signal.SIGTERM)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 1 with one sentence as the last line on stderr."""
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    # A container's first process has no default action for SIGTERM, and what is imported later takes seconds.
-    signal.signal(signal.SIGTERM, partial(_stop, parsed))
-
+    parsed.clean_up = lambda: None
+    if hasattr(parsed, "output"):
+        parsed.clean_up = partial(clear_result, parsed.output, only_partial=True)
+    # A server that is told to stop has done its work, anything else has not.
+    answer_signals((lambda _: 0) if parsed.run is run_server else status_of, parsed.clean_up)
     try:
         return parsed.run(parsed, Loader(parsed.weights, parsed.device, parsed.views))
     except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 1
+        sentence = one_line(error)
+    except MemoryError:
+        sentence = "The memory does not suffice; give the process more, or smaller images."
+    except Exception as error:
+        logger.debug("", exc_info=error)
+        what = f"{type(error).__name__}: {error}"
+        sentence = one_line(UserError(f"The program failed through a fault of its own ({what}); please report it."))
+        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK"):
+            raise
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
     status = main()
     # All is written. To take PyTorch apart in good order would keep the user waiting for half a second more.
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)

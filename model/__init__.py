@@ -1,14 +1,12 @@
 """What the container needs to run, and nothing else: no training dependency is imported from here.
 
     from model import Predictor, read_crops
+    probabilities = Predictor(folder)(read_crops(path))
 
-    predictor = Predictor(Path("model/weights/default"))
-    probabilities = predictor(read_crops(Path("stack.tiff")))
-
-The three names that others need are imported when they are asked for (PEP 562): PyTorch takes seconds.
+`Predictor`, `read_crops` and `load` (a weights folder's network and configuration) are imported when asked for.
 """
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,4 +22,4 @@ _MODULES = {"Predictor": "model.predictor", "load": "model.network.weights", "re
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,6 +1,7 @@
 """Fixtures: real crops where they are, drawn ones, a small untrained weights folder."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,11 @@ import pytest
 import torch
 from helpers import draw_crops, shared
 
-from model.network import weights as checkpoint
+from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights import save
+from model.network.weights_config import Network, WeightsConfig
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +62,16 @@ def crops() -> list[np.ndarray]:
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals over 200 resamplings of slides: a thousand take a minute."""
-    from training import evaluate, trial
+    monkeypatch.setattr("training.evaluation.scores.RESAMPLES", 200)
 
-    for module in (evaluate, trial):
-        monkeypatch.setattr(module, "RESAMPLES", 200)
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch: the tests' networks are so small that threads spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -86,5 +94,5 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sha256="",
     )
     folder = tmp_path_factory.mktemp("weights") / "small"
-    checkpoint.save(folder, classifier, config)
+    save(folder, classifier, config)
     return folder

@@ -10,19 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import CropError
-from model.images.rgb import MAX_BYTES
+from model.images.file import open_image
+from model.images.rgb import Stack
 
 SUFFIXES = (".tif", ".tiff", ".mha", ".png", ".jpg", ".jpeg")
 
 
 def read_crops(path: Path) -> list[np.ndarray]:
+    """The crops alone of `read_stack`."""
+    return read_stack(path).crops
+
+
+def read_stack(path: Path) -> Stack:
     """Reads every crop of an image file.
 
     Args:
         path: a TIFF (`.tif`, `.tiff`: one crop a page), an MHA (`.mha`: one crop a slice), a PNG or a JPEG.
-
-    Returns:
-        Arrays (H, W, 3), uint8 RGB, in the file's order; at least one.
 
     Raises:
         CropError: the file cannot be read, is damaged or too large, or does not hold crops of an obvious meaning.
@@ -30,15 +33,7 @@ def read_crops(path: Path) -> list[np.ndarray]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise CropError(f"{path} has no known image suffix; give one of {', '.join(SUFFIXES)}.")
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise CropError(f"{path} is empty; export it again.")
-        size = path.stat().st_size
-    except OSError as error:
-        raise CropError(f"{path} cannot be opened: {error.strerror}; give a readable image file.") from error
-    if size > MAX_BYTES:
-        raise CropError(f"{path} is {size} bytes large, more than the {MAX_BYTES} that are read; split it.")
+    open_image(path).close()
     # Each reader brings libraries of its own, which take time to import.
     if suffix in (".tif", ".tiff"):
         from model.images.tiff import read_tiff
@@ -50,4 +45,4 @@ def read_crops(path: Path) -> list[np.ndarray]:
         return read_mha(path)
     from model.images.picture import read_picture
 
-    return [read_picture(path)]
+    return read_picture(path)

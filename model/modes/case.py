@@ -1,4 +1,4 @@
-"""One case: find its stack, read its crops, predict, write the result (the platform's `exec`)."""
+"""One case of the platform: its stack of crops in, its result out."""
 
 import logging
 import sys
@@ -19,8 +19,7 @@ def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tup
     Args:
         input_folder: what the platform mounts as `/input`.
         output_folder: where the result goes.
-        loader: begins before the case is read, so that the weights come from the disk meanwhile; its predictor is
-            asked for afterwards.
+        loader: of the predictor; its weights are read while the case is.
 
     Returns:
         Path and content of the result file.
@@ -33,20 +32,25 @@ def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tup
     loader.begin()
     stack = find_stack(input_folder)
     crops = read_crops(stack)
-    predictor = loader.predictor
+    predictor = loader.predictor()
     loaded = time.perf_counter()
     try:
-        entries = result(predictor(crops, progress=sys.stderr.isatty()))
+        entries = result(predictor(crops, progress=sys.stderr is not None and sys.stderr.isatty()))
     except CropError as error:
         raise CropError(f"{stack}: {error}") from error
     path = write_result(output_folder, entries)
-    done = time.perf_counter()
-    atypical = sum(entry["class"] == "atypical" for entry in entries)
-    weights = f"weights {predictor.config.name} {predictor.config.version}"
-    views = f"{predictor.view_count} views on {predictor.device}"
-    times = f"{loaded - start:.1f} s to load, {done - loaded:.1f} s to classify"
     logger.info(
-        "%s: %d crops, %d atypical, %s, %s; %s; wrote %s", stack.name, len(crops), atypical, weights, views, times, path
+        "%s: %d crops, %d atypical, weights %s %s, %d views on %s; %.1f s to load, %.1f s to classify; wrote %s",
+        stack.name,
+        len(crops),
+        sum(entry["class"] == "atypical" for entry in entries),
+        predictor.config.name,
+        predictor.config.version,
+        predictor.view_count,
+        predictor.device,
+        loaded - start,
+        time.perf_counter() - loaded,
+        path,
     )
     return path, entries
 

@@ -1,62 +1,53 @@
-"""Makes the predictor as late as it is needed, and reads its weights from the disk before that.
-
-This module imports no PyTorch, which takes seconds: what is wrong with a command line or a case is said before that.
-"""
+"""When the weights are read and the network is built: reading begins early, PyTorch is imported late."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.network.weights_folder import TENSOR_FILE, begin_sha256, choose_weights
-from model.speed.start import lean_start
+from model.network.weights_folder import begin_reading, choose_weights
+from model.speed.imports import lean_start
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
     from model.predictor import Predictor
 
 
 class Loader:
-    """Builds one predictor, once.
+    """Makes the predictor, once.
 
     Args:
-        weights: the weights folder that the command line names, if any; see `choose_weights`.
-        device: `cuda`, `cpu`, or `auto`.
-        view_set: test-time augmentation, one of `model.constants.VIEW_SETS`.
+        weights: weights folder; None for the one that `choose_weights` finds.
+        device: `auto`, `cpu` or `cuda`.
+        view_set: one of `model.constants.VIEW_SETS`.
     """
 
     def __init__(self, weights: Path | None, device: str, view_set: str) -> None:
-        self._argument = weights
-        self._device = device
-        self._view_set = view_set
+        self.weights, self.device, self.view_set = weights, device, view_set
         self._folder: Path | None = None
         self._predictor: Predictor | None = None
 
-    def begin(self) -> Path:
-        """Chooses the weights folder and starts to read its tensors in the background; a second call does nothing.
-
-        Returns:
-            The weights folder.
+    def begin(self) -> None:
+        """Chooses the weights folder and begins to read it in the background, so that it is in memory when needed.
 
         Raises:
             WeightsError: there is none.
         """
         if self._folder is None:
-            self._folder = choose_weights(self._argument)
-            begin_sha256(self._folder / TENSOR_FILE)
-        return self._folder
+            self._folder = choose_weights(self.weights)
+            begin_reading(self._folder)
 
-    @property
     def predictor(self) -> Predictor:
-        """The predictor; the first use waits until it is built.
+        """The predictor; the first call imports PyTorch and builds the network.
 
         Raises:
-            WeightsError: the weights cannot be used.
-            PredictionError: the device cannot be used, or its memory does not hold the network.
+            WeightsError: the weights folder cannot be used.
+            PredictionError: the device cannot be used, or does not hold the network.
         """
         if self._predictor is None:
-            folder = self.begin()
+            self.begin()
+            assert self._folder is not None
             with lean_start():
                 from model.predictor import Predictor
 
-                self._predictor = Predictor(folder, self._device, self._view_set)
+                self._predictor = Predictor(self._folder, self.device, self.view_set)
         return self._predictor
