@@ -1,6 +1,6 @@
 # make predict [IN=DIR] [OUT=DIR]    classify a case (default: the synthetic example) and show the result
 # make test                          run the tests
-# make lint                          check style and format
+# make lint                          check style, format and types
 # make fuzz [SECONDS=60]             feed damaged images to the readers
 # make train-env                     make .venv with all that training needs (training/train.sh does it itself)
 # make benchmark                     measure speed and memory, rewrite docs/speed.md's table and plot (13 minutes, no GPU)
@@ -24,6 +24,7 @@ test: .venv/test-requirements.done
 lint: .venv/test-requirements.done
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 train-env: .venv/training-requirements.done
 
