@@ -12,7 +12,6 @@ counts them, and fails at 1 in 1,000). Beside each bound stands the lowest value
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 MIN_CONTRAST = 12
@@ -34,14 +33,13 @@ _MAX_SIDE = 128
 def remark(crop: np.ndarray) -> str | None:
     """What is wrong with a crop (H, W, 3), uint8 RGB: `BLANK`, `FOREIGN` or nothing."""
     step = -(-max(crop.shape[:2]) // _MAX_SIDE)
-    seen = np.ascontiguousarray(crop[::step, ::step])
-    means, deviations = (values.ravel() for values in cv2.meanStdDev(seen))
-    if deviations[1] < MIN_CONTRAST:
+    red, green, blue = np.ascontiguousarray(crop[::step, ::step].reshape(-1, 3).T)
+    if green.std() < MIN_CONTRAST:
         return BLANK
-    red, green, blue = cv2.split(seen)
-    share = np.count_nonzero(green <= cv2.min(red, blue)) / green.size
+    means = red.mean(), green.mean(), blue.mean()
+    share = np.count_nonzero(green <= np.minimum(red, blue)) / green.size
     excess = min(means[0], means[2]) - means[1]
-    return FOREIGN if means.mean() < MIN_BRIGHTNESS or excess < MIN_EXCESS or share < MIN_SHARE else None
+    return FOREIGN if sum(means) < 3 * MIN_BRIGHTNESS or excess < MIN_EXCESS or share < MIN_SHARE else None
 
 
 def remarks(crops: Sequence[np.ndarray]) -> list[str]:
