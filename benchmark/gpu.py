@@ -123,10 +123,11 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
             alone = size / bench.seconds(lambda images=images: predictor.network(images))
         whole = views / bench.seconds(partial(predictor, bench.crops), 3)
         figures["by_batch_size"][str(size)] = {
-            "views_a_second": round(whole), "percent_of_ceiling": round(whole * work / roof / 10, 1),
+            "views_a_second": round(whole),
+            "percent_of_ceiling": round(whole * work / roof / 10, 1),
             "network_alone_views_a_second": round(alone),
             "network_alone_percent_of_ceiling": round(alone * work / roof / 10, 1),
-        }  # fmt: skip
+        }
     predictor.batch_size = usual
     return figures | {"batch_size": usual}
 
@@ -169,9 +170,11 @@ def graphed_rate(bench: Bench, predictor: Predictor) -> dict:
         seconds_to_record = timed(lambda: (record(), bench.wait()))
         seconds = bench.seconds(graph.replay)
     return {
-        "batch_size": size, "seconds_to_record": round(seconds_to_record, 2), "views_a_second": round(size / seconds),
+        "batch_size": size,
+        "seconds_to_record": round(seconds_to_record, 2),
+        "views_a_second": round(size / seconds),
         "largest_difference_of_logits": float(f"{(found - expected).abs().max().item():.1e}"),
-    }  # fmt: skip
+    }
 
 
 def against_float32(bench: Bench, folder: Path, crops: list[np.ndarray], view_set: str) -> dict:
@@ -194,9 +197,14 @@ def reference_rate(bench: Bench, folder: Path, pth: Path, view_set: str) -> dict
     bench.forget_memory()
     module = load_network(pth, network.backbone, network.pooling, network.backbone_args).to(bench.device)
     loop = ReferenceLoop(
-        module, bench.device, preprocessing.sides, preprocessing.input_size, preprocessing.mean,
-        preprocessing.std, view_set,
-    )  # fmt: skip
+        module,
+        bench.device,
+        preprocessing.sides,
+        preprocessing.input_size,
+        preprocessing.mean,
+        preprocessing.std,
+        view_set,
+    )
     seconds = bench.seconds(partial(loop, bench.crops[:CROPS]), min(bench.runs, 5))
     return {"case_seconds": round(seconds, 3), "peak_mib": bench.peak_mib()}
 

@@ -45,9 +45,15 @@ class ReferenceLoop:
     """
 
     def __init__(
-        self, network: nn.Module, device: str, fields_of_view: list[int], input_size: int, mean, std,
+        self,
+        network: nn.Module,
+        device: str,
+        fields_of_view: list[int],
+        input_size: int,
+        mean,
+        std,
         view_set: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.network, self.device, self.views = network, device, TURNS[view_set]
         self.transforms = [
             transforms.Compose(

@@ -52,12 +52,21 @@ def good_files(folder: Path) -> list[Path]:
     """A file of every kind that is read."""
     stack = crops()
     kinds: dict[str, dict] = {
-        "plain": {}, "deflate": {"compression": "adobe_deflate"}, "lzw": {"compression": "lzw"},
-        "zstd": {"compression": "zstd"}, "packbits": {"compression": "packbits"}, "webp": {"compression": "webp"},
-        "jpeg": {"compression": "jpeg"}, "jpeg2000": {"compression": "jpeg2000"}, "tiles": {"tile": (32, 32)},
-        "predictor": {"compression": "adobe_deflate", "predictor": True}, "big": {"bigtiff": True},
-        "ome": {"ome": True}, "imagej": {"imagej": True}, "strips": {"rowsperstrip": 9, "compression": "lzw"},
-    }  # fmt: skip
+        "plain": {},
+        "deflate": {"compression": "adobe_deflate"},
+        "lzw": {"compression": "lzw"},
+        "zstd": {"compression": "zstd"},
+        "packbits": {"compression": "packbits"},
+        "webp": {"compression": "webp"},
+        "jpeg": {"compression": "jpeg"},
+        "jpeg2000": {"compression": "jpeg2000"},
+        "tiles": {"tile": (32, 32)},
+        "predictor": {"compression": "adobe_deflate", "predictor": True},
+        "big": {"bigtiff": True},
+        "ome": {"ome": True},
+        "imagej": {"imagej": True},
+        "strips": {"rowsperstrip": 9, "compression": "lzw"},
+    }
     for name, options in kinds.items():
         writer = {key: options.pop(key) for key in ("bigtiff", "ome", "imagej") if key in options}
         with tifffile.TiffWriter(folder / f"{name}.tif", **writer) as out:

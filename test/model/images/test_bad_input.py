@@ -281,10 +281,13 @@ def test_truncated_files_are_refused(tmp_path: Path, crop: np.ndarray, suffix: s
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    height=st.integers(1, 40), width=st.integers(1, 40), pages=st.integers(1, 5), seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    pages=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
     compression=st.sampled_from([None, "adobe_deflate", "lzw", "packbits", "zstd"]),
     layout=st.sampled_from(["contig", "separate", "tiled", "alpha", "sixteen", "mha"]),
-)  # fmt: skip
+)
 def test_whatever_is_written_is_read_back(
     tmp_path: Path, height: int, width: int, pages: int, seed: int, compression: str | None, layout: str
 ) -> None:

@@ -146,9 +146,32 @@ def test_spacing_is_in_millimetres_unless_said(
 @pytest.mark.parametrize("key", HEADER)
 @pytest.mark.parametrize(
     "value",
-    ["", "-1", "0", "65536", "1000000000", "1e9", "nan", "inf", "3 3", "MET_DOUBLE", "MET_CHAR", "LIST", "local",
-     "lOcAl", "/etc/passwd", "secret.raw", "x" * 5000, "1 " * 1000, "true", "8 6 2 1", "8 6", "\x00", "é\x1b[2J"],
-)  # fmt: skip
+    [
+        "",
+        "-1",
+        "0",
+        "65536",
+        "1000000000",
+        "1e9",
+        "nan",
+        "inf",
+        "3 3",
+        "MET_DOUBLE",
+        "MET_CHAR",
+        "LIST",
+        "local",
+        "lOcAl",
+        "/etc/passwd",
+        "secret.raw",
+        "x" * 5000,
+        "1 " * 1000,
+        "true",
+        "8 6 2 1",
+        "8 6",
+        "\x00",
+        "é\x1b[2J",
+    ],
+)
 def test_a_value_that_is_not_the_keys_is_refused(tmp_path: Path, key: str, value: str) -> None:
     (tmp_path / "secret.raw").write_bytes(PIXELS.tobytes())
     assert "stack.mha" in refused(write(tmp_path / "stack.mha", **{key: value}))
@@ -183,11 +206,22 @@ def test_a_key_twice_is_refused(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"no separator\n", b"\n", b"Comment = x\rElementDataFile = secret.raw\n", b"Comment = \xff\xfe\n", b" = 1\n",
-     b"Comment = " + b"A" * 1_000_000 + b"\n", b"Comment = ElementSpacing = 1 1 1\n", b"HeaderSize = 1000000000\n",
-     b"HeaderSize = -1\n", b"CompressedDataSize = -1\n", b"ElementDataFile : secret.raw\n", b"Note = 1\n" * 2,
-     b"".join(b"%c%c = 1\n" % (65 + i // 26, 65 + i % 26) for i in range(101))],
-)  # fmt: skip
+    [
+        b"no separator\n",
+        b"\n",
+        b"Comment = x\rElementDataFile = secret.raw\n",
+        b"Comment = \xff\xfe\n",
+        b" = 1\n",
+        b"Comment = " + b"A" * 1_000_000 + b"\n",
+        b"Comment = ElementSpacing = 1 1 1\n",
+        b"HeaderSize = 1000000000\n",
+        b"HeaderSize = -1\n",
+        b"CompressedDataSize = -1\n",
+        b"ElementDataFile : secret.raw\n",
+        b"Note = 1\n" * 2,
+        b"".join(b"%c%c = 1\n" % (65 + i // 26, 65 + i % 26) for i in range(101)),
+    ],
+)
 def test_a_line_that_does_not_belong_is_refused(tmp_path: Path, line: bytes) -> None:
     path = write(tmp_path / "stack.mha")
     path.write_bytes(line + path.read_bytes())

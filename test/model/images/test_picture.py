@@ -241,8 +241,12 @@ def test_jpeg_that_libjpeg_finds_corrupt_is_refused(tmp_path: Path, crop: np.nda
     damaged = []
     for number in range(120):
         at, many = int(random.integers(2, len(content))), int(random.integers(1, 40))
-        parts = (bytes([content[at] ^ 1 << int(random.integers(8))]) + content[at + 1 :], content[at + many :],
-                 content[at - many :], bytes(many) + content[at + many :])  # fmt: skip
+        parts = (
+            bytes([content[at] ^ 1 << int(random.integers(8))]) + content[at + 1 :],
+            content[at + many :],
+            content[at - many :],
+            bytes(many) + content[at + many :],
+        )
         damaged.append(content[:at] + parts[number % 4])
     lines = "".join(f"{each.hex()}\n" for each in damaged)
     judge = subprocess.run([sys.executable, "-c", JUDGE], input=lines, capture_output=True, text=True, check=True)

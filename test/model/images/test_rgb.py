@@ -105,11 +105,21 @@ def test_an_orientation_that_is_none_turns_nothing(orientation: object) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "mpp"),
     [
-        (0.25, 0.25, 0.25), (0.5, 0.5, 0.5), (0.25, 0.27, 0.26), (0.25, 0.28, None), (1.0, 1.0, 1.0),
-        (0, 0, None), (-0.25, -0.25, None), (math.nan, 0.25, None), (math.inf, math.inf, None), (1000, 1000, None),
-        (25400 / 72, 25400 / 72, None), (25400 / 96, 25400 / 96, None), (25400 / 300, 25400 / 300, None),
+        (0.25, 0.25, 0.25),
+        (0.5, 0.5, 0.5),
+        (0.25, 0.27, 0.26),
+        (0.25, 0.28, None),
+        (1.0, 1.0, 1.0),
+        (0, 0, None),
+        (-0.25, -0.25, None),
+        (math.nan, 0.25, None),
+        (math.inf, math.inf, None),
+        (1000, 1000, None),
+        (25400 / 72, 25400 / 72, None),
+        (25400 / 96, 25400 / 96, None),
+        (25400 / 300, 25400 / 300, None),
     ],
-)  # fmt: skip
+)
 def test_only_a_microscopes_resolution_is_plausible(x: float, y: float, mpp: float | None) -> None:
     assert plausible_mpp(x, y) == (mpp if mpp is None else pytest.approx(mpp))
 

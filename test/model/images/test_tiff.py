@@ -46,9 +46,17 @@ def build(pixels: bytes, tags: dict[int, tuple[str, list[int] | bytes]], followi
     """A TIFF of one page, tag by tag: 128 x 128 RGB without compression, but for what `tags` says."""
     kinds = {"B": (1, 1), "A": (2, 1), "H": (3, 2), "I": (4, 4)}
     usual: dict[int, tuple[str, list[int] | bytes]] = {
-        256: ("I", [128]), 257: ("I", [128]), 258: ("H", [8, 8, 8]), 259: ("H", [1]), 262: ("H", [2]),
-        273: ("I", [8]), 277: ("H", [3]), 278: ("I", [128]), 279: ("I", [len(pixels)]), 284: ("H", [1]),
-    }  # fmt: skip
+        256: ("I", [128]),
+        257: ("I", [128]),
+        258: ("H", [8, 8, 8]),
+        259: ("H", [1]),
+        262: ("H", [2]),
+        273: ("I", [8]),
+        277: ("H", [3]),
+        278: ("I", [128]),
+        279: ("I", [len(pixels)]),
+        284: ("H", [1]),
+    }
     entries = sorted((usual | tags).items())
     start = 8 + len(pixels) + len(pixels) % 2
     after = start + 2 + 12 * len(entries) + 4
