@@ -323,6 +323,7 @@ def test_a_header_that_claims_too_much_costs_nothing(tmp_path: Path, size: str) 
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "kind", "channels"), [("4096 4096 8", "UCHAR", 3), ("4096 4096 3", "USHORT", 4)])
 def test_bombs_stay_below_a_gigabyte(tmp_path: Path, size: str, kind: str, channels: int) -> None:
     """The largest stacks that are read, from files of 0.4 MB; a stream that goes on after them ends with them."""
