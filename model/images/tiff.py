@@ -65,8 +65,8 @@ def _read(path: Path, file: BinaryIO) -> Stack:
         logger.info("%s: %d reduced pages, masks or overviews were passed over.", path, passed)
     pages = [directories[number] for number in numbers]
     pixels = max(page.number(tags.WIDTH, 0) * page.number(tags.LENGTH, 0) for page in pages)
-    bytes_a_pixel = max(page.number(tags.SAMPLES, 1) for page in pages) * 2
-    check_size(path, contiguous or len(pages), pixels, min(bytes_a_pixel, 8))
+    bytes_a_pixel = max(page.number(tags.SAMPLES, 1) * -(-page.number(tags.BITS, 8) // 8) for page in pages)
+    check_size(path, contiguous or len(pages), pixels, bytes_a_pixel)
     if contiguous or len(pages) > 1:
         _check_no_colours_apart(path, contiguous or len(pages), pages)
     resolutions = {_mpp(page, flavour) for page in pages}
