@@ -1,5 +1,7 @@
 # make predict [IN=DIR] [OUT=DIR]    classify a case (default: the synthetic example) and show the result
-# make test                          run the tests
+# make test                          run the tests that matter most, in three minutes on two cores
+# make test-all                      run every test
+# make test-slow                     run those that `make test` leaves out
 # make lint                          check style and format
 # make fuzz [SECONDS=60]             feed damaged images to the readers
 # make benchmark                     measure speed and memory, rewrite the README's section on them (13 minutes without a GPU)
@@ -11,13 +13,19 @@ IN ?= test/input
 OUT ?= output
 SECONDS ?= 60
 
-.PHONY: predict test lint fuzz benchmark lock
+.PHONY: predict test test-all test-slow lint fuzz benchmark lock
 
 predict: .venv/requirements.done
 	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table
 
 test: .venv/test-requirements.done
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --durations=10 -m "not slow"
+
+test-all: .venv/test-requirements.done
+	.venv/bin/python -m pytest --durations=10
+
+test-slow: .venv/test-requirements.done
+	.venv/bin/python -m pytest --durations=10 -m slow
 
 lint: .venv/test-requirements.done
 	.venv/bin/ruff check .

@@ -373,6 +373,7 @@ def test_the_command_prints_counts_and_ends_with_one_sentence(
     assert stop.value.code == 2 and "at least one data set" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_amibr_s_training_crops_are_all_different(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, {"amibr": shared("amibr")})
     assert read_manifest(tmp_path) == prepared.samples

@@ -40,6 +40,7 @@ def losses(data: Path, folder: Path, processes: int) -> list[float]:
     return curve
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_curve_of_one(data: Path, tmp_path: Path) -> None:
     one, two = (losses(data, tmp_path / str(count), count) for count in (1, 2))
     assert len(one) == 9 and one[2] < one[0]

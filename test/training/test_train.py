@@ -104,6 +104,7 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path: Path) -> None:
     """The recipe of the large network at a size that learns here."""
     config = config_for(
@@ -121,6 +122,7 @@ def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_several_fields_of_view_are_looked_at_and_data_sets_held_out_whole(data: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(data, tmp_path / "data"))
     manifest = (copied / "manifest.csv").read_text().splitlines()
@@ -133,6 +135,7 @@ def test_several_fields_of_view_are_looked_at_and_data_sets_held_out_whole(data:
     assert "a whole data set held out" in card and "62, 78 pixels" in card
 
 
+@pytest.mark.slow
 def test_fits_run_one_by_one_are_not_run_again(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_for(data, tmp_path / "apart", "optimisation.epochs=2")
     for name in ("slides_1", "final"):
@@ -173,6 +176,7 @@ def test_phases_are_a_second_task_in_training_alone(data: Path, tmp_path: Path, 
     assert kept["phase_head.weight"].shape == (2, fitted.head.in_features)
 
 
+@pytest.mark.slow
 def test_a_recipe_with_every_option_learns(data: Path, tmp_path: Path) -> None:
     metrics = train(
         config_for(
@@ -193,6 +197,7 @@ def test_settings_that_contradict_each_other_are_refused_at_once(data: Path, tmp
             config_for(data, tmp_path, *overrides)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(data, tmp_path)
     train(config)
@@ -209,6 +214,7 @@ def test_a_run_folder_of_another_configuration_is_refused(data: Path, tmp_path: 
         train(config_for(data, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
     """Corrected labels must not meet what was computed with the old ones."""
     copied = Path(shutil.copytree(data, tmp_path / "data"))
@@ -225,6 +231,7 @@ def test_a_loss_that_is_not_finite_stops_training(data: Path, tmp_path: Path, cr
         fit_one(config_for(data, tmp_path, "optimisation.learning_rate=1e30"), tmp_path, crops)
 
 
+@pytest.mark.slow
 def test_tensors_that_half_precision_spoils_are_not_shipped(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def predictions(strength: float, seed: int = 0) -> Predictions:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_better_trial_is_told_from_an_equal_one() -> None:
     baseline = predictions(1.0)
     better = trial.compare(baseline, predictions(3.0))
@@ -37,6 +38,7 @@ def test_a_better_trial_is_told_from_an_equal_one() -> None:
     assert equal["roc_auc"][1] < 0 < equal["roc_auc"][2]
 
 
+@pytest.mark.slow
 def test_trials_add_rows_and_replace_their_own(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

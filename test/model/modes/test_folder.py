@@ -153,6 +153,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert next(calls) < 10
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(1500):

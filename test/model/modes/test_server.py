@@ -148,6 +148,7 @@ def test_sigterm_while_loading_ends_it(server: Server) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_middle_of_a_case_leaves_no_half_result(server: Server, crops: list[np.ndarray]) -> None:
     server.wait()
     server.case(crops * 1500)

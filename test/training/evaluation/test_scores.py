@@ -37,6 +37,7 @@ def test_reliability_compares_like_with_like_at_equal_prevalence() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_intervals_are_over_slides() -> None:
     """Copying every crop within its slide adds no information: the interval must not shrink."""
     random = np.random.default_rng(0)
@@ -52,6 +53,7 @@ def test_intervals_are_over_slides() -> None:
     assert set(once["domains"]) == {"a", "b"} and once["domains"]["a"]["crops"] == 60
 
 
+@pytest.mark.slow
 def test_command_line_reports_a_table(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     with (tmp_path / "held_out.csv").open("w", newline="") as file:

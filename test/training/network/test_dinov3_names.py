@@ -98,6 +98,7 @@ def test_metas_own_file_gives_the_same_tokens(hugging_face: tuple, tmp_path: Pat
     assert agreement(backbone, reference) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_fused", [True, False])
 @pytest.mark.parametrize("fused", [True, False])
 def test_timms_own_file_in_either_layout(hugging_face: tuple, tmp_path: Path, saved_fused: bool, fused: bool) -> None:
