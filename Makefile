@@ -2,9 +2,11 @@
 # make test                          run the tests that matter most, in three minutes on two cores
 # make test-all                      run every test
 # make test-slow                     run those that `make test` leaves out
-# make lint                          check style and format
+# make lint                          check style, format and types
 # make fuzz [SECONDS=60]             feed damaged images to the readers
-# make benchmark                     measure speed and memory, rewrite the README's section on them (13 minutes without a GPU)
+# make train-env                     make .venv with all that training needs (training/train.sh does it itself)
+# make benchmark                     measure speed and memory, rewrite docs/speed.md's table and plot (13 minutes, no GPU)
+# make figure                        draw the README's picture again, after a change of the default weights
 # make lock                          renew requirements.lock, which the image is built from
 # Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
 
@@ -13,7 +15,7 @@ IN ?= test/input
 OUT ?= output
 SECONDS ?= 60
 
-.PHONY: predict test test-all test-slow lint fuzz benchmark lock
+.PHONY: predict test test-all test-slow lint fuzz benchmark lock train-env figure
 
 predict: .venv/requirements.done
 	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table
@@ -30,6 +32,12 @@ test-slow: .venv/test-requirements.done
 lint: .venv/test-requirements.done
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+train-env: .venv/training-requirements.done
+
+figure: .venv/test-requirements.done
+	.venv/bin/python -m docs.figure
 
 fuzz: .venv/requirements.done
 	.venv/bin/python test/tools/fuzz_readers.py --seconds $(SECONDS)

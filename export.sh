@@ -34,15 +34,19 @@ mkdir -p "$EXPORT_FOLDER"
 partial=$EXPORT_FOLDER/.partial
 trap 'rm -f "$partial"' EXIT
 
-# Puts standard input, compressed, into a file that is there whole or not at all, and says its size.
+# Puts what a command prints, compressed, into a file that is there whole or not at all, and says its size.
 write() {
-    "$compress" -c >"$partial"
-    mv "$partial" "$1"
-    local size
-    size=$(stat -c %s "$1")
-    echo "$1: $((size / 1024 ** 2)) MiB"
+    local target=$1 size
+    shift
+    if ! "$@" | "$compress" -c >"$partial"; then
+        echo "$target was not written: '$*' failed; what was there before is unchanged." >&2
+        exit 1
+    fi
+    mv "$partial" "$target"
+    size=$(stat -c %s "$target")
+    echo "$target: $((size / 1024 ** 2)) MiB"
     if ((size > LIMIT)); then
-        echo "Warning: $1 is larger than the 10 GB that the platform takes." >&2
+        echo "Warning: $target is larger than the 10 GB that the platform takes." >&2
     fi
 }
 
@@ -50,10 +54,11 @@ name=${IMAGE##*/}
 name=${name%:latest}
 name=${name//:/-}
 echo "Saving with $CONTAINER_ENGINE and $compress; this takes minutes"
-"$CONTAINER_ENGINE" save "$IMAGE" | write "$EXPORT_FOLDER/$name.tar.gz"
-"$CONTAINER_ENGINE" save "$IMAGE-slim" | write "$EXPORT_FOLDER/$name-slim.tar.gz"
-tar -C "$WEIGHTS" -c . | write "$EXPORT_FOLDER/model.tar.gz"
+write "$EXPORT_FOLDER/$name.tar.gz" "$CONTAINER_ENGINE" save "$IMAGE"
+write "$EXPORT_FOLDER/$name-slim.tar.gz" "$CONTAINER_ENGINE" save "$IMAGE-slim"
+write "$EXPORT_FOLDER/model.tar.gz" tar -C "$WEIGHTS" -c .
 
 make --no-print-directory --silent .venv/export-requirements.done
-.venv/bin/cyclonedx-py requirements requirements.lock --of JSON -o "$EXPORT_FOLDER/sbom.cdx.json"
+.venv/bin/cyclonedx-py requirements requirements.lock --of JSON -o "$partial"
+mv "$partial" "$EXPORT_FOLDER/sbom.cdx.json"
 echo "$EXPORT_FOLDER/sbom.cdx.json: $(grep -c '"purl"' "$EXPORT_FOLDER/sbom.cdx.json") packages"

@@ -7,111 +7,60 @@
 Each takes --help.
 """
 
-from __future__ import annotations
+import sys
+
+from model.modes.process_state import answer_signals, open_streams, status_of
+
+if __name__ == "__main__":  # what is imported next takes its time
+    answer_signals((lambda _: 0) if sys.argv[1:2] == ["serve"] else status_of)
+    open_streams()
 
 import argparse
+import contextlib
 import logging
 import os
-import signal
-import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.errors import CropError, UserError, one_line
-from model.images.read import read_crops
-from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
-from model.network.weights_folder import TENSOR_FILE, begin_sha256, choose_weights
-from model.speed.start import lean_start
-
-if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
-    from model.predictor import Predictor
+from model.modes.case import process_case, table
+from model.modes.grand_challenge import clear_result
+from model.modes.loader import Loader
 
 logger = logging.getLogger("process")
 
-Begin: TypeAlias = "Callable[[], Callable[[], Predictor]]"
-"""Starts to read the weights; what it returns waits for them and gives the predictor."""
 
-
-def process_case(input_folder: Path, output_folder: Path, begin: Begin) -> tuple[Path, list[Entry]]:
-    """Reads a case, classifies its crops and writes the result; an earlier result is removed first.
-
-    Args:
-        input_folder: what the platform mounts as `/input`.
-        output_folder: where the result goes.
-        begin: called before the case is read, so that its weights come from the disk meanwhile; what it returns gives
-            the predictor, and is called afterwards.
-
-    Returns:
-        Path and content of the result file.
-
-    Raises:
-        UserError: with a sentence for the user.
-    """
-    start = time.perf_counter()
-    clear_result(output_folder)
-    load = begin()
-    stack = find_stack(input_folder)
-    crops = read_crops(stack)
-    predictor = load()
-    loaded = time.perf_counter()
-    try:
-        entries = result(predictor(crops, progress=sys.stderr.isatty()))
-    except CropError as error:
-        raise CropError(f"{stack}: {error}") from error
-    path = write_result(output_folder, entries)
-    atypical = sum(entry["class"] == "atypical" for entry in entries)
-    logger.info(
-        "%s: %d crops, %d atypical, weights %s %s, %d views on %s; %.1f s to load, %.1f s to classify; wrote %s",
-        stack.name, len(crops), atypical, predictor.config.name, predictor.config.version, predictor.view_count,
-        predictor.device, loaded - start, time.perf_counter() - loaded, path,
-    )  # fmt: skip
-    return path, entries
-
-
-def table(path: Path, entries: list[Entry]) -> str:
-    """The result for a person to read: where it is, and a line for each crop."""
-    lines = [f"{path}", f"{'crop':>5}  {'class':8}  confidence"]
-    for number, entry in enumerate(entries, start=1):
-        lines.append(f"{number:5}  {entry['class']:8}  {entry['confidence']:10.3f}")
-    return "\n".join(lines)
-
-
-def run_case(arguments: argparse.Namespace, begin: Begin) -> int:
+def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `exec`."""
-    path, entries = process_case(arguments.input, arguments.output, begin)
+    path, entries = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
-        print(table(path, entries))
+        with contextlib.suppress(OSError):  # nobody reads it; the result is written
+            print(table(path, entries), flush=True)
     return 0
 
 
-def run_server(arguments: argparse.Namespace, begin: Begin) -> int:
+def run_server(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `invoke`."""
     from model.modes.server import serve
 
-    def handle(predictor: Predictor) -> None:
-        process_case(arguments.input, arguments.output, lambda: lambda: predictor)
-
-    tidy = partial(clear_result, arguments.output, only_partial=True)
-    return serve(lambda: begin()(), handle, tidy, arguments.host, arguments.port)
+    handle = partial(process_case, arguments.input, arguments.output, loader)
+    return serve(loader.predictor, handle, arguments.clean_up, arguments.host, arguments.port)
 
 
-def run_folder(arguments: argparse.Namespace, begin: Begin) -> int:
+def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
     """A lab's own images."""
-    predictor = begin()()
-    from model.modes.folder import (  # which imports PyTorch, as loading the predictor does with care
-        FAILURES,
-        classify_folder,
-    )
+    predictor = loader.predictor()
+    from model.modes.folder import FolderOptions, classify_folder  # which imports PyTorch, as the loader does with care
+    from model.modes.tables import FAILURES
 
-    mpp = arguments.mpp
-    if mpp is None:
-        mpp = MICROMETRES_PER_PIXEL
-        logger.info("The images are taken to have %s µm per pixel; say --mpp if they have not.", mpp)
-    done = classify_folder(predictor, arguments.source, arguments.target, mpp, arguments.resume, sys.stderr.isatty())
+    if arguments.mpp is None:
+        logger.info(
+            "Images that do not state their resolution are taken to have %s µm per pixel; say --mpp if they have not.",
+            MICROMETRES_PER_PIXEL,
+        )
+    options = FolderOptions(arguments.mpp, arguments.resume, sys.stderr.isatty())
+    done = classify_folder(predictor, arguments.source, arguments.target, options)
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
     if done.failed:
         failures = arguments.target / FAILURES
@@ -119,11 +68,11 @@ def run_folder(arguments: argparse.Namespace, begin: Begin) -> int:
     return 0
 
 
-def positive(text: str) -> float:
-    """A number above zero, for the command line."""
+def micrometres(text: str) -> float:
+    """µm per pixel, for the command line: within what microscopes and scanners have."""
     number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    if not 0.01 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 100 µm per pixel")
     return number
 
 
@@ -145,9 +94,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     def parser(mode: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return argparse.ArgumentParser(
-            prog=f"process.py{mode}", description=__doc__, parents=[*parents, common],
+            prog=f"process.py{mode}",
+            description=__doc__,
+            parents=[*parents, common],
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        )
 
     match arguments:
         case ["serve", *rest]:
@@ -159,7 +110,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             folder = parser(" folder")
             folder.add_argument("source", type=Path, metavar="IN", help="folder of PNG, JPEG, TIFF and MHA crops")
             folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
-            folder.add_argument("--mpp", type=positive, help="µm per pixel of the images (default: 0.25)")
+            folder.add_argument("--mpp", type=micrometres, help="µm per pixel of all images (default: as they say)")
             folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
             return folder.parse_args(rest, argparse.Namespace(run=run_folder))
         case _:
@@ -168,43 +119,37 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             return one.parse_args(arguments, argparse.Namespace(run=run_case))
 
 
-def _stop(arguments: argparse.Namespace, *_: object) -> None:
-    """Ends the process at once; a server that is told to stop has done its work, anything else has not."""
-    if hasattr(arguments, "output"):
-        clear_result(arguments.output, only_partial=True)
-    os._exit(0 if arguments.run is run_server else 128 + signal.SIGTERM)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 1 with one sentence as the last line on stderr."""
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    # A container's first process has no default action for SIGTERM, and what is imported later takes seconds.
-    signal.signal(signal.SIGTERM, partial(_stop, parsed))
-
-    def load(weights: Path) -> Predictor:
-        with lean_start():
-            from model.predictor import Predictor
-
-            return Predictor(weights, parsed.device, parsed.views)
-
-    def begin() -> Callable[[], Predictor]:
-        weights = choose_weights(parsed.weights)
-        begin_sha256(weights / TENSOR_FILE)
-        return partial(load, weights)
-
+    parsed.clean_up = lambda: None
+    if hasattr(parsed, "output"):
+        parsed.clean_up = partial(clear_result, parsed.output, only_partial=True)
+    # A server that is told to stop has done its work, anything else has not.
+    answer_signals((lambda _: 0) if parsed.run is run_server else status_of, parsed.clean_up)
     try:
-        return parsed.run(parsed, begin)
+        return parsed.run(parsed, Loader(parsed.weights, parsed.device, parsed.views))
     except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 1
+        sentence = one_line(error)
+    except MemoryError:
+        sentence = "The memory does not suffice; give the process more, or smaller images."
+    except Exception as error:
+        logger.debug("", exc_info=error)
+        what = f"{type(error).__name__}: {error}"
+        sentence = one_line(UserError(f"The program failed through a fault of its own ({what}); please report it."))
+        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK"):
+            raise
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
     status = main()
     # All is written. To take PyTorch apart in good order would keep the user waiting for half a second more.
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)

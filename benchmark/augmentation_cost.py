@@ -19,7 +19,7 @@ from benchmark.measuring import draw_crops, median, save, timed, use_cores
 from training.config import load_config
 from training.data.augmentation import augment
 from training.data.crops import TrainingCrops
-from training.fitting.fit import build_network, preprocessing_of
+from training.network.classifier import build_network, preprocessing_of
 
 RECIPE = Path(__file__).parent.parent / "training" / "configs" / "compact.yaml"
 
@@ -51,12 +51,14 @@ def main() -> None:
     save(
         "augmentation_cost",
         {
-            "recipe": f"{config.name} {config.version}", "batch_size": size, "runs": arguments.runs,
+            "recipe": f"{config.name} {config.version}",
+            "batch_size": size,
+            "runs": arguments.runs,
             "milliseconds": figures,
             "worker_over_step": round(figures["crops_in_one_worker"] / (figures["batch"] + figures["network"]), 3),
             "batch_over_step": round(figures["batch"] / (figures["batch"] + figures["network"]), 3),
         },
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

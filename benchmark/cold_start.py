@@ -30,20 +30,21 @@ from benchmark.measuring import (
     write_random_weights,
 )  # fmt: skip
 from model.constants import DEFAULT_VIEWS
-from model.network import weights as checkpoint
-from model.network.weights import Network
+from model.network.weights import load
+from model.network.weights_config import Network, read_config
 from model.network.weights_folder import BAKED
 
 READY = """
 import sys
 from pathlib import Path
-from model.speed.start import lean_start
-from model.network.weights_folder import TENSOR_FILE, begin_sha256
-begin_sha256(Path(sys.argv[1]) / TENSOR_FILE)
+from model.speed.imports import lean_start
+from model.network.weights_folder import begin_reading
+begin_reading(Path(sys.argv[1]))
 with lean_start():
     import torch
-    from model.network import weights as checkpoint
-    network, config = checkpoint.load(Path(sys.argv[1]))
+    from model.network.weights import load
+    from model.network.weights_config import read_config
+    network, config = load(Path(sys.argv[1]))
     network.to(sys.argv[2])
     if sys.argv[2] == "cuda":
         from model.speed.blocks import streamline
@@ -61,7 +62,7 @@ os._exit(0)
 
 def write_reference_weights(folder: Path, path: Path) -> None:
     """The weights of a folder as most entries ship them: a float32 state dictionary of timm's own network."""
-    network, _ = checkpoint.load(folder)
+    network, _ = load(folder)
     head = "classifier" if hasattr(network.backbone, "classifier") else "head"
     tensors = network.backbone.state_dict() | {f"{head}.{name}": t for name, t in network.head.state_dict().items()}
     torch.save({name: tensor.float() for name, tensor in tensors.items()}, path)
@@ -110,7 +111,7 @@ def main() -> None:
             figures["hplus_ready"] = compare(commands, arguments.hplus_runs, "ready")
         write_case(folder / "input")
         write_reference_weights(BAKED, folder / "default.pth")
-        config = checkpoint.read_config(BAKED)
+        config = read_config(BAKED)
         folders = ["--input", str(folder / "input"), "--output", str(folder / "output")]
         commands = {
             "reference": [

@@ -37,10 +37,11 @@ from benchmark.reference import ReferenceLoop, load_network
 from model.constants import DEFAULT_VIEWS
 from model.images.read import read_crops
 from model.network import views
-from model.network import weights as checkpoint
+from model.network.calibration import calibrate
 from model.network.classifier import MitosisClassifier
+from model.network.weights import load
 from model.network.weights_folder import BAKED
-from model.predictor import Predictor, calibrate, view_averaged_logits
+from model.predictor import Predictor, ViewAverage
 
 BATCH_SIZES = (8, 16, 32)
 MATRIX, PRODUCTS = 2048, 10
@@ -108,13 +109,13 @@ def main() -> None:
         crops = draw_crops(arguments.count)
 
     predictor = Predictor(BAKED, "cpu", DEFAULT_VIEWS)
-    plain, config = checkpoint.load(BAKED)
+    plain, config = load(BAKED)
     plain.float()
     preprocessing = config.preprocessing
     fields = preprocessing.cut_out(crops)
 
     def behind_our_preprocessing(network: Run, batch_size: int) -> np.ndarray:
-        logits = view_averaged_logits(network, preprocessing, fields, DEFAULT_VIEWS, batch_size, CPU)
+        logits = ViewAverage(network, preprocessing, DEFAULT_VIEWS, batch_size, CPU).logits(fields)
         return calibrate(logits, config.calibration)
 
     with tempfile.TemporaryDirectory() as name:

@@ -27,8 +27,8 @@ from benchmark.gpu_training import training_steps
 from benchmark.measuring import CROPS, HPLUS, draw_crops, gflops, product_flops, save, timed, write_random_weights
 from benchmark.reference import ReferenceLoop, load_network
 from model.constants import DEFAULT_VIEWS
-from model.network import weights as checkpoint
-from model.network.weights import Network
+from model.network import weights
+from model.network.weights_config import Network, read_config
 from model.network.weights_folder import BAKED
 from model.predictor import Predictor, place
 
@@ -134,7 +134,7 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
 def plain_rate(bench: Bench, predictor: Predictor, folder: Path) -> dict:
     """The network as timm runs it, in the same precision: without what `model.speed.blocks` does."""
     size, images = predictor.batch_size, batch(predictor)
-    network = place(checkpoint.load(folder)[0], predictor.device, predictor.dtype)
+    network = place(weights.load(folder)[0], predictor.device, predictor.dtype)
     with torch.inference_mode():
         return {"batch_size": size, "views_a_second": round(size / bench.seconds(lambda: network(images)))}
 
@@ -189,7 +189,7 @@ def against_float32(bench: Bench, folder: Path, crops: list[np.ndarray], view_se
 
 def reference_rate(bench: Bench, folder: Path, pth: Path, view_set: str) -> dict:
     """The reference loop on the device, in float32."""
-    config = checkpoint.read_config(folder)
+    config = read_config(folder)
     network, preprocessing = config.network, config.preprocessing
     bench.forget_memory()
     module = load_network(pth, network.backbone, network.pooling, network.backbone_args).to(bench.device)

@@ -77,8 +77,10 @@ def _config(trial: bool, checkpointing: bool):
     config.optimisation.gradient_checkpointing = checkpointing
     if trial:
         config.network.backbone, config.network.input_size, config.optimisation.batch_size = (
-            "vit_small_patch16_dinov3", 64, 2,
-        )  # fmt: skip
+            "vit_small_patch16_dinov3",
+            64,
+            2,
+        )
         config.network.backbone_args["depth"] = 2
     return config
 
@@ -101,8 +103,8 @@ class _Timed:
 
 
 def _network(config, device: torch.device):
-    from training.fitting.fit import build_network
     from training.network.adapters import add_adapters
+    from training.network.classifier import build_network
 
     with device:
         network = build_network(config)
@@ -115,9 +117,8 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
     from torch.utils.data import DataLoader
 
     from training.data.crops import BalancedSampler, TrainingCrops
-    from training.fitting.averaging import WeightAverage
-    from training.fitting.epoch import parameter_groups, train_epoch, warmup_cosine
-    from training.fitting.fit import preprocessing_of
+    from training.fitting.epoch import train_epoch
+    from training.fitting.state import Fit
 
     config, warm = _config(trial, checkpointing), 3
     optimisation = config.optimisation
@@ -128,26 +129,19 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
         for parameter in network.parameters():
             if not parameter.requires_grad and parameter.ndim > 1:
                 parameter.data = parameter.data.bfloat16()
-    average = WeightAverage(network, optimisation.average_decay)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(network, optimisation.weight_decay), lr=optimisation.learning_rate, fused=True
-    )
-    network, optimizer = accelerator.prepare(network, optimizer)
-    schedule = warmup_cosine(optimizer, warm + steps, optimisation.warmup)
+    fit = Fit.begin(config, accelerator, network, warm + steps)
 
     def epoch(count: int) -> _Timed:
         labels = np.arange(count * optimisation.batch_size) % 2
+        crops, weights = draw_crops(64) * (len(labels) // 64 + 1), np.ones(len(labels))
         loader = DataLoader(
-            TrainingCrops(draw_crops(64) * (len(labels) // 64 + 1), labels[:, None], np.ones(len(labels)),
-                          config.augmentation, 0),
-            batch_size=optimisation.batch_size, sampler=BalancedSampler(labels, 1.0, 0),
+            TrainingCrops(crops, labels[:, None], weights, config.augmentation, 0),
+            batch_size=optimisation.batch_size,
+            sampler=BalancedSampler(labels, 1.0, 0),
             num_workers=config.data.workers,
-        )  # fmt: skip
+        )
         batches = _Timed(accelerator.prepare(loader))
-        train_epoch(
-            network, average, batches, preprocessing_of(config), config.loss, optimisation, optimizer, schedule,
-            accelerator, [f"crop {i}" for i in range(len(labels))],
-        )  # fmt: skip
+        train_epoch(fit, batches, [f"crop {i}" for i in range(len(labels))])
         return batches
 
     epoch(warm)

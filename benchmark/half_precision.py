@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=12, help="take every so many crops (default: 12)")
     parser.add_argument("--weights", type=Path, help="weights folder (default: the baked one)")
     arguments = parser.parse_args()
-    crops = load_crops(read_manifest(arguments.data)[:: arguments.every])
+    crops = load_crops(read_manifest(arguments.data)[:: arguments.every]).crops
     folder = choose_weights(arguments.weights)
     expected = Predictor(folder, "cpu")(crops)
     figures: dict = {"crops": len(crops)}

@@ -18,10 +18,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.modes.grand_challenge import INPUT_FOLDER
-from model.network import weights as checkpoint
+from model.network import weights
+from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights_config import Network, WeightsConfig
+from model.network.weights_folder import TENSOR_FILE
 
 REPOSITORY = Path(__file__).parent.parent
 EXAMPLE = REPOSITORY / "test" / "input"
@@ -94,10 +96,10 @@ def write_random_weights(folder: Path, network: Network, input_size: int, dtype:
         shapes = MitosisClassifier(network.backbone, network.pooling, network.backbone_args).state_dict()
     random = torch.Generator().manual_seed(0)
     tensors = {name: _random_like(tensor, random) for name, tensor in shapes.items()}
-    classifier = checkpoint.build(network, tensors, folder / checkpoint.TENSOR_FILE)
+    classifier = weights.build(network, tensors, folder / TENSOR_FILE)
     preprocessing = Preprocessing(78, input_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     config = WeightsConfig("random", "0", network, preprocessing, Calibration(), dtype, "")
-    checkpoint.save(folder, classifier, replace(config, training={"random": True}))
+    weights.save(folder, classifier, replace(config, training={"random": True}))
 
 
 def _random_like(tensor: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Writes the README's section on speed, and its plot, from `benchmark/results/*.json`.
+"""Writes the table of docs/speed.md, and its plot, from `benchmark/results/*.json`.
 
 python -m benchmark.report
 """
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmark.measuring import REPOSITORY, RESULTS
 
-README = REPOSITORY / "README.md"
+DOCUMENT = REPOSITORY / "docs" / "speed.md"
 PLOT = REPOSITORY / "docs" / "speed.svg"
 BEGIN, END = "<!-- benchmark:begin -->\n", "<!-- benchmark:end -->\n"
 MISSING = "not measured"
@@ -97,11 +97,11 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
 
 
 def section(results: Results) -> str:
-    """The README's section, Markdown."""
+    """The document's section, Markdown: the machines, the table, the plot."""
     machines = sorted(
         {
-            f"{of['machine']['processor']}, {of['machine']['cores']} cores"
-            for name, of in results.items()
+            f"{result['machine']['processor']}, {result['machine']['cores']} cores"
+            for name, result in results.items()
             if name != "gpu"
         }
     )
@@ -111,7 +111,7 @@ def section(results: Results) -> str:
     about = (
         f"CPU: {'; '.join(machines) or MISSING}. GPU: {gpu}. The ceiling is the rate of a large matrix product there."
     )
-    lines = [about, "", *lines, "", "![Speed](docs/speed.svg)"]
+    lines = [about, "", *lines, "", f"![Speed]({PLOT.name})"]
     return "\n".join(lines) + "\n"
 
 
@@ -144,10 +144,10 @@ def plot(results: Results, path: Path) -> None:
 def main() -> None:
     """Rewrites the section and the plot."""
     results = read_results()
-    text = README.read_text(encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text(before + BEGIN + section(results) + END + after, encoding="utf-8")
+    DOCUMENT.write_text(before + BEGIN + section(results) + END + after, encoding="utf-8")
     plot(results, PLOT)
 
 

@@ -15,5 +15,11 @@ DEFAULT_VIEWS = "d4"
 MICROMETRES_PER_PIXEL = 0.25
 """Resolution that crops are expected to have and that fields of view are counted in."""
 
+
+def is_expected(mpp: float) -> bool:
+    """Whether a stated resolution, in µm per pixel, is the expected one to a tenth."""
+    return 1 / 1.1 <= mpp / MICROMETRES_PER_PIXEL <= 1.1
+
+
 HOST, PORT = "127.0.0.1", 4743
 """Where the platform looks for the invoke server."""

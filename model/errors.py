@@ -5,9 +5,22 @@ class UserError(Exception):
     """Base of all of them; a program ends with the message and a non-zero exit status, without a traceback."""
 
 
+LONGEST_MESSAGE = 300
+"""Characters of a message that are shown: what an input says of itself may be part of it."""
+
+
 def one_line(error: UserError) -> str:
-    """The message without line breaks, as it is shown to the user; bytes that are no text are written as such."""
-    return " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
+    """The message as it is shown to the user: on one line, its middle left out where it is long.
+
+    Bytes that are no text, and characters that are not printed, such as those that move a terminal's cursor, are
+    written as escapes.
+    """
+    text = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    end = text[-(LONGEST_MESSAGE // 3) :]  # says what to do
+    return f"{text[: LONGEST_MESSAGE - len(end) - 3]} … {end}"
 
 
 class CaseError(UserError):

@@ -1,9 +1,9 @@
 """Crops in, P(atypical) out: batches, precision, and what to do when the accelerator's memory runs out."""
 
-import ctypes
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from tqdm import tqdm
 from model.constants import DEFAULT_VIEWS
 from model.errors import PredictionError
 from model.network import views
-from model.network import weights as checkpoint
+from model.network.calibration import calibrate
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration
+from model.network.weights import load
 from model.speed.blocks import streamline
 from model.speed.folding import fold
+from model.speed.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Predictor:
         self.view_count = views.count(view_set)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
-        network, self.config = checkpoint.load(folder)
+        network, self.config = load(folder)
         preprocessing = self.config.preprocessing
         on_cpu = max(1, CPU_IMAGES // len(preprocessing.scales))
         self.batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_VIEWS)
@@ -94,9 +95,18 @@ class Predictor:
 
         Raises:
             CropError: a crop is smaller than the network's field of view.
-            PredictionError: a logit is not a finite number, or the GPU's memory does not hold one view.
+            PredictionError: the network does not run, a logit is not a finite number, or the GPU's memory does not
+                hold one view.
         """
         return self.predict_fields(self.config.preprocessing.cut_out(crops), progress)
+
+    def responds(self) -> bool:
+        """Whether the device still computes; after some of a GPU's errors it no longer does, in this process."""
+        try:
+            torch.ones(1, device=self.device).add_(1).cpu()
+        except RuntimeError:
+            return False
+        return True
 
     def warm_up(self) -> None:
         """Runs the network once, on a blank crop, so that what is wrong shows before the first case.
@@ -113,10 +123,10 @@ class Predictor:
             return np.zeros(0)
         while True:
             try:
-                logits = view_averaged_logits(
-                    self.network, self.config.preprocessing, fields, self.view_set, self.batch_size,
-                    self.device, self.dtype, progress,
-                )  # fmt: skip
+                average = ViewAverage(
+                    self.network, self.config.preprocessing, self.view_set, self.batch_size, self.device, self.dtype
+                )
+                logits = average.logits(fields, progress)
                 break
             except torch.OutOfMemoryError as error:
                 if self.batch_size == 1:
@@ -126,6 +136,13 @@ class Predictor:
                 self.batch_size = max(1, self.batch_size // 2)
                 logger.warning("The GPU's memory is full; going on with batches of %d views.", self.batch_size)
                 torch.cuda.empty_cache()
+            except Exception as error:  # whatever an architecture says to images that it is not made for
+                side = self.config.preprocessing.input_size
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+                raise PredictionError(
+                    f"The network does not run on images of {side} x {side} pixels ({reason}); check backbone_args, "
+                    "pooling and input_size in the weights' config.json, or the GPU."
+                ) from error
         not_finite = np.flatnonzero(~np.isfinite(logits))
         if len(not_finite):
             raise PredictionError(
@@ -147,60 +164,49 @@ def place(network: MitosisClassifier, device: torch.device, dtype: torch.dtype) 
     return network
 
 
-@torch.inference_mode()
-def view_averaged_logits(
-    network: Callable[[Tensor], Tensor],
-    preprocessing: Preprocessing,
-    fields: Tensor,
-    view_set: str,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = False,
-) -> np.ndarray:
-    """Logits averaged over views, before calibration.
+@dataclass(frozen=True)
+class ViewAverage:
+    """A network asked for several views of each crop.
 
-    Args:
+    Attributes:
         network: gives (B,) logits of the images of `preprocessing.network_input`; in evaluation mode, on `device`.
         preprocessing: the one the network was trained with.
-        fields: (N, F, F, 3) uint8, from `preprocessing.cut_out`.
         view_set: one of `model.constants.VIEW_SETS`.
         batch_size: views in one forward pass.
         device: where preprocessing, views and network run.
         dtype: precision of the network's input.
-        progress: show a progress bar on stderr.
-
-    Returns:
-        (N,) float64.
     """
-    views_per_crop = views.count(view_set)
-    crops_per_batch = max(1, batch_size // views_per_crop)
-    averaged = []
-    with tqdm(total=len(fields), unit="crop", leave=False, disable=not progress) as bar:
-        # A copy to the GPU waits for what the GPU is doing, so there is one for many batches.
-        for chunk in (chunk for some in fields.split(CROPS_A_COPY) for chunk in some.to(device).split(crops_per_batch)):
-            images = preprocessing.network_input(chunk).to(dtype)
-            parts = views.expand(images, view_set).split(batch_size)
-            logits = torch.cat([network(part) for part in parts])
-            averaged.append(views.average(logits.double(), view_set))
-            bar.update(len(chunk))
-    return torch.cat(averaged).cpu().numpy()
 
+    network: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing
+    view_set: str
+    batch_size: int
+    device: torch.device
+    dtype: torch.dtype = torch.float32
 
-def keep_freed_memory() -> None:
-    """Tells the C library to keep the memory of one layer's output for the next instead of giving it back.
+    @torch.inference_mode()
+    def logits(self, fields: Tensor, progress: bool = False) -> np.ndarray:
+        """Logits averaged over views, before calibration.
 
-    Otherwise every layer gets fresh pages from the system, one by one: a third of the time of a small network.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return  # a C library other than glibc
-    mallopt(_M_MMAP_MAX, 0)  # also that of large outputs, which would otherwise get pages of their own
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        Args:
+            fields: (N, F, F, 3) uint8, from `preprocessing.cut_out`.
+            progress: show a progress bar on stderr.
 
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+        Returns:
+            (N,) float64.
+        """
+        crops_per_batch = max(1, self.batch_size // views.count(self.view_set))
+        averaged = []
+        with tqdm(total=len(fields), unit="crop", leave=False, disable=not progress) as bar:
+            # A copy to the GPU waits for what the GPU is doing, so there is one for many batches.
+            for part in fields.split(CROPS_A_COPY):
+                for crops in part.to(self.device).split(crops_per_batch):
+                    images = self.preprocessing.network_input(crops).to(self.dtype)
+                    batches = views.expand(images, self.view_set).split(self.batch_size)
+                    logits = torch.cat([self.network(batch) for batch in batches])
+                    averaged.append(views.average(logits.double(), self.view_set))
+                    bar.update(len(crops))
+        return torch.cat(averaged).cpu().numpy()
 
 
 def choose_device(name: str) -> torch.device:
@@ -243,13 +249,3 @@ def choose_dtype(device: torch.device) -> torch.dtype:
         return torch.float32
     major, _ = torch.cuda.get_device_capability(device)
     return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
-
-
-def calibrate(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """P(atypical) of view-averaged logits, both (N,)."""
-    return sigmoid(calibration.scale * logits + calibration.bias)
-
-
-def sigmoid(values: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), elementwise, without overflow."""
-    return np.exp(-np.logaddexp(0.0, -values))

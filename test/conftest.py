@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,11 @@ import pytest
 import torch
 from helpers import DATA, NEEDS_DATA, draw_crops, shared
 
-from model.network import weights as checkpoint
+from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights import save
+from model.network.weights_config import Network, WeightsConfig
 
 
 def pytest_configure() -> None:
@@ -76,11 +78,17 @@ def crops() -> list[np.ndarray]:
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals over 200 resamplings of slides: a thousand take a minute."""
-    from training import evaluate, trial
+    """Intervals over 60 resamplings of slides: a thousand take a minute."""
+    monkeypatch.setattr("training.evaluation.scores.RESAMPLES", 60)
 
-    for module in (evaluate, trial):
-        monkeypatch.setattr(module, "RESAMPLES", 200)
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch: the tests' networks are so small that threads spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -103,5 +111,5 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sha256="",
     )
     folder = tmp_path_factory.mktemp("weights") / "small"
-    checkpoint.save(folder, classifier, config)
+    save(folder, classifier, config)
     return folder

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import tifffile
 import torch
 
 from model.modes.grand_challenge import INPUT_FOLDER, INPUT_SLUG, RESULT_FILE
+
+if TYPE_CHECKING:
+    from training.config import Config
 
 REPOSITORY = Path(__file__).parent.parent
 DEFAULT_WEIGHTS = REPOSITORY / "model" / "weights" / "default"
@@ -82,3 +86,15 @@ def balanced_accuracy(found: list[tuple[str, dict]]) -> float:
         hits = [entry["class"] == name for label, entry in found if label == name]
         shares.append(sum(hits) / len(hits))
     return sum(shares) / 2
+
+
+def recipe(data: Path, folder: Path, *overrides: str) -> list[str]:
+    """Overrides of the recipe `compact` for a network and a task that take seconds; the run's folders are in one."""
+    return [f"data.root={data}", f"run={folder / 'run'}", f"output={folder / 'weights'}", *OVERRIDES, *overrides]
+
+
+def config_for(data: Path, folder: Path, *overrides: str) -> "Config":
+    """The configuration of `recipe`."""
+    from training.config import load_config
+
+    return load_config(REPOSITORY / "training" / "configs" / "compact.yaml", recipe(data, folder, *overrides))

@@ -134,3 +134,23 @@ def test_shuffling_a_real_stack_shuffles_the_confidences(tmp_path: Path) -> None
         confidences.append([entry["confidence"] for entry in check_result(tmp_path / f"{name}_out", len(crops))])
     np.testing.assert_allclose(confidences[1], np.array(confidences[0])[order], atol=1e-5)
     assert np.ptp(confidences[0]) > 0.2
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".mha"])
+def test_a_case_of_another_resolution_is_refused(tmp_path: Path, small_weights: Path, crops: list, suffix: str) -> None:
+    stack = write_case(tmp_path / "case", crops, suffix=suffix)
+    if suffix == ".mha":
+        import SimpleITK as sitk
+
+        image = sitk.GetImageFromArray(np.stack(crops), isVector=True)
+        image.SetSpacing((0.0005, 0.0005, 1))
+        sitk.WriteImage(image, str(stack))
+    else:
+        import tifffile
+
+        tifffile.imwrite(
+            stack, np.stack(crops), photometric="rgb", metadata=None, resolution=(20000, 20000), resolutionunit=3
+        )
+    done = run("--input", tmp_path / "case", "--output", tmp_path / "out", "--weights", small_weights, rc=1)
+    assert "states 0.5 µm per pixel, but a case has 0.25" in done.stderr.strip().splitlines()[-1]
+    assert list((tmp_path / "out").glob("*")) == []

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.errors import UserError
-from model.network.weights import DTYPES
+from model.network.weights_config import DTYPES
 from model.speed.imports import timm
 
 SPLITS = ("slides", "domains", "sources")
@@ -30,7 +30,7 @@ class DataConfig:
     Attributes:
         root: folder with `manifest.csv` and the crops.
         about: for the model card: what tissue and scanners the crops are of, who labelled them, what was not seen.
-        split: what is held out in turn (see `training.data.crops.assign_folds`): `slides`, `domains` or `sources`.
+        split: what is held out in turn (see `training.data.folds.assign_folds`): `slides`, `domains` or `sources`.
         folds: number of folds that the slides are spread over.
         shift_split: `domains` or `sources` fits further networks that hold these out; the calibration then stands on
             both kinds of held-out predictions. Empty for none; without effect where there is only one.
@@ -242,12 +242,13 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         missing = OmegaConf.missing_keys(merged)
         if missing:
             raise ConfigError(f"{path} leaves {', '.join(sorted(missing))} open; add {sorted(missing)[0]}=VALUE.")
-        config = OmegaConf.to_object(merged)
+        config = cast(Config, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} with its overrides is no valid configuration: {str(error).splitlines()[0]}"
         ) from error
-    assert isinstance(config, Config)
+    if config.optimisation.precision == str(False):  # what YAML makes of an unquoted no
+        config.optimisation.precision = "no"
     if config.stored_dtype not in DTYPES:
         raise ConfigError(f"stored_dtype is {config.stored_dtype}; choose among {', '.join(DTYPES)}.")
     if config.optimisation.precision not in PRECISIONS:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that the file can be run by its path, too
 
@@ -25,15 +26,15 @@ from safetensors.torch import load_file
 from model.errors import UserError, WeightsError
 from model.images.read import read_crops
 from model.modes.grand_challenge import find_stack
-from model.network import weights as checkpoint
 from model.network.classifier import MitosisClassifier
-from model.network.weights import DTYPES, WeightsConfig
+from model.network.weights_config import DTYPES, WeightsConfig, read_config
 from model.network.weights_folder import file_sha256
 from training.config import load_config
 from training.data.crops import load_crops
 from training.data.manifest import read_manifest
-from training.fitting.fit import build_network
+from training.fitting.predict import Inference
 from training.network.adapters import add_adapters, backbone_sha256, load_adapter_tensors
+from training.network.classifier import build_network
 from training.network.pretrained import load_pretrained
 from training.weights import ADAPTER_FILE, merge_checked, save_checked
 
@@ -56,7 +57,7 @@ def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, Weight
     for name in (ADAPTER_FILE, *TEXTS):
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} holds no {name}; give the folder that training writes beside the weights.")
-    weights = checkpoint.read_config(folder)
+    weights = read_config(folder)
     path = folder / ADAPTER_FILE
     if file_sha256(path) != weights.sha256:
         raise WeightsError(f"{path} was altered: its SHA-256 is not the one in config.json; copy it again.")
@@ -77,7 +78,7 @@ def read_adapter(folder: Path, backbone: str) -> tuple[MitosisClassifier, Weight
     return network.eval(), weights
 
 
-def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: Path | None) -> dict:
+def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: Path | None) -> dict[str, Any]:
     """Writes the weights folder of an adapter and a backbone.
 
     Args:
@@ -93,11 +94,11 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
     Raises:
         UserError: with a sentence for the user.
     """
-    crops = load_crops(read_manifest(data)) if data else read_crops(find_stack(EXAMPLE))
+    crops = load_crops(read_manifest(data)).crops if data else read_crops(find_stack(EXAMPLE))
     network, weights = read_adapter(adapter, backbone)
     accelerator = Accelerator()
     network = network.to(accelerator.device)
-    network = merge_checked(network, weights.preprocessing, crops, accelerator)
+    network = merge_checked(network, crops, Inference(accelerator, weights.preprocessing))
     weights = replace(weights, dtype=dtype or weights.dtype)
     stored = save_checked(output, network, weights, crops, accelerator)
     for name in TEXTS:

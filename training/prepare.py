@@ -27,8 +27,10 @@ from tqdm import tqdm
 from model.constants import CLASSES
 from model.errors import CropError, UserError, one_line
 from model.images.read import read_crops
-from training.data.manifest import COLUMNS, MANIFEST, PHASES, DataError, Sample, read_table, write_manifest
+from training.data.manifest import COLUMNS, MANIFEST, PHASES, write_manifest
 from training.data.published_sets import SETS
+from training.data.sample import DataError, Sample
+from training.data.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ def drop_same_pixels(
         except CropError as error:
             bad.append(str(error))
             continue
-        earlier = first.setdefault(hashlib.blake2b(crop, digest_size=16).digest(), sample)
+        earlier = first.setdefault(hashlib.blake2b(crop.data, digest_size=16).digest(), sample)
         if earlier is sample:
             kept.append(sample)
             continue
@@ -171,7 +173,7 @@ def summary(prepared: Prepared) -> str:
     for sample in sorted(prepared.samples, key=lambda sample: sample.domain):
         parts.setdefault((sample.source, sample.domain), []).append(sample)
     order = [source for source, _ in SETS.values()]
-    rows = [("source", "domain", "groups", *CLASSES)]
+    rows: list[tuple[object, ...]] = [("source", "domain", "groups", *CLASSES)]
     for key in sorted(parts, key=lambda key: order.index(key[0])):
         rows.append((*key, *_counts(parts[key])))
     text = _aligned([*rows, ("all", "", *_counts(prepared.samples))])

@@ -3,8 +3,8 @@
 #
 #   sbatch --nodes 2 --gpus-per-node 4 training/slurm.sh dinov3_hplus data.root=DIR [key=value ...]
 #
-# Run from the repository's root, on a file system that all machines share, after `training/train.sh RECIPE --describe`
-# has made .venv there. Queued again after its time ran out, it goes on after the last whole epoch.
+# Run from the repository's root, on a file system that all machines share, after `make train-env` has made .venv there.
+# Queued again after its time ran out, it goes on after the last whole epoch.
 #SBATCH --job-name atypical-mitosis
 #SBATCH --ntasks-per-node 1
 #SBATCH --cpus-per-task 16

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-make --no-print-directory --silent .venv/training-requirements.done
+make --no-print-directory --silent train-env
 
 # Keep freed memory instead of handing it back to the kernel and faulting it in again at every step: a step of the
 # compact recipe on two cores takes about a quarter less time.

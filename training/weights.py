@@ -9,20 +9,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from model.errors import WeightsError
-from model.network import weights as checkpoint
+from model.network import weights
+from model.network.calibration import Calibration, calibrate
 from model.network.classifier import MitosisClassifier
-from model.network.preprocessing import Preprocessing
-from model.network.weights import WeightsConfig
+from model.network.weights_config import Network, WeightsConfig
 from model.network.weights_folder import file_sha256
-from model.predictor import calibrate
-from training.fitting.fit import predict
+from training.config import Config
+from training.fitting.predict import Inference
 from training.network.adapters import adapter_tensors, backbone_sha256, merge_adapters
+from training.network.classifier import preprocessing_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +43,21 @@ CHECKED_CROPS = 64
 """Number of crops on which the merged network is compared with the adapted one."""
 
 
-def merge_checked(
-    network: MitosisClassifier, preprocessing: Preprocessing, crops: Sequence[np.ndarray], accelerator: Accelerator
-) -> MitosisClassifier:
+def weights_config(config: Config, calibration: Calibration, metrics: dict[str, Any]) -> WeightsConfig:
+    """What config.json of the weights folder says, but for the tensors' SHA-256."""
+    return WeightsConfig(
+        name=config.name,
+        version=config.version,
+        network=Network(config.network.backbone, config.network.pooling, config.network.backbone_args),
+        preprocessing=preprocessing_of(config),
+        calibration=calibration,
+        dtype=config.stored_dtype,
+        sha256="",
+        training={"held_out": metrics["overall"], "crops": metrics["crops"], "seed": config.seed},
+    )
+
+
+def merge_checked(network: MitosisClassifier, crops: Sequence[np.ndarray], inference: Inference) -> MitosisClassifier:
     """Merges the adapters in place, and compares logits before and after on up to `CHECKED_CROPS` crops.
 
     Raises:
@@ -51,9 +65,9 @@ def merge_checked(
         ConfigError: a merged tensor is not finite.
     """
     some = [crops[i] for i in np.unique(np.linspace(0, len(crops) - 1, CHECKED_CROPS).astype(int))]
-    before = predict(network, preprocessing, some, "none", accelerator)
+    before = inference.logits(network, some)
     merged = merge_adapters(network).eval()
-    after = predict(merged, preprocessing, some, "none", accelerator)
+    after = inference.logits(merged, some)
     change = float(np.abs(after - before).max() / max(1.0, np.abs(before).max()))
     if not change <= LARGEST_LOGIT_CHANGE:
         raise WeightsError(
@@ -63,22 +77,21 @@ def merge_checked(
     return merged
 
 
-def save_adapter(folder: Path, network: MitosisClassifier, weights: WeightsConfig, texts: dict[str, str]) -> None:
+def save_adapter(folder: Path, network: MitosisClassifier, config: WeightsConfig, texts: dict[str, str]) -> None:
     """Writes adapters and head alone, with all that `training.merge` needs besides the backbone.
 
     Args:
         folder: replaced as a whole.
         network: adapted, not merged yet.
-        weights: what config.json says of the merged network.
+        config: what config.json says of the merged network.
         texts: further files, training.yaml among them.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(adapter_tensors(network), partial / ADAPTER_FILE)
-    about = weights.training | {"backbone_sha256": backbone_sha256(network)}
-    weights = replace(weights, sha256=file_sha256(partial / ADAPTER_FILE), training=about)
-    checkpoint.write_config(partial, weights)
+    about = config.training | {"backbone_sha256": backbone_sha256(network)}
+    weights.write_config(partial, replace(config, sha256=file_sha256(partial / ADAPTER_FILE), training=about))
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -88,17 +101,18 @@ def save_adapter(folder: Path, network: MitosisClassifier, weights: WeightsConfi
 def save_checked(
     folder: Path,
     network: MitosisClassifier,
-    weights: WeightsConfig,
+    config: WeightsConfig,
     crops: Sequence[np.ndarray],
     accelerator: Accelerator,
-) -> dict:
+) -> dict[str, Any]:
     """Writes config.json and model.safetensors when they, read again, say what the network says.
 
     Args:
         folder: made when missing; its older files stay until the new ones have been checked.
         network: merged.
-        weights: its dtype is the precision that tensors are stored in.
+        config: what config.json says; its dtype is the precision that tensors are stored in.
         crops: to compare on.
+        accelerator: its first process writes.
 
     Returns:
         dtype, crops, classes_changed and largest_change (of P).
@@ -108,20 +122,18 @@ def save_checked(
     """
     unchecked = folder.with_name(f".{folder.name}.unchecked")
     if accelerator.is_main_process:
-        checkpoint.save(unchecked, network, weights)
+        weights.save(unchecked, network, config)
     accelerator.wait_for_everyone()
-    stored = checkpoint.load(unchecked)[0].float().to(accelerator.device)
-    expected, found = (
-        calibrate(predict(of, weights.preprocessing, crops, "none", accelerator), weights.calibration)
-        for of in (network, stored)
-    )
+    stored = weights.load(unchecked)[0].float().to(accelerator.device)
+    inference = Inference(accelerator, config.preprocessing)
+    expected, found = (calibrate(inference.logits(either, crops), config.calibration) for either in (network, stored))
     change = float(np.abs(found - expected).max())
-    differing = int(np.sum((found >= weights.threshold) != (expected >= weights.threshold)))
+    differing = int(np.sum((found >= config.threshold) != (expected >= config.threshold)))
     if differing > (1 - SMALLEST_AGREEMENT) * len(crops) or not change <= LARGEST_PROBABILITY_CHANGE:
         accelerator.wait_for_everyone()
         shutil.rmtree(unchecked, ignore_errors=True)
         raise WeightsError(
-            f"Stored in {weights.dtype}, {differing} of {len(crops)} crops change class and P(atypical) moves by up to "
+            f"Stored in {config.dtype}, {differing} of {len(crops)} crops change class and P(atypical) moves by up to "
             f"{change:.4f}; use stored_dtype=float32."
         )
     if accelerator.is_main_process:
@@ -130,4 +142,4 @@ def save_checked(
             file.replace(folder / file.name)
         unchecked.rmdir()
     accelerator.wait_for_everyone()
-    return {"dtype": weights.dtype, "crops": len(crops), "classes_changed": differing, "largest_change": change}
+    return {"dtype": config.dtype, "crops": len(crops), "classes_changed": differing, "largest_change": change}

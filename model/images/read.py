@@ -1,28 +1,40 @@
 """Which reader an image file is for: every page of a TIFF or MHA stack, or a single PNG or JPEG, as 8-bit RGB arrays.
 
 What is not 8-bit RGB but has one obvious meaning (grey, palette, an alpha channel, separate colour planes, 16 bits used
-to the full) is converted and the conversion logged; anything else is refused. Sizes are taken from the header and
-checked before any pixel is decoded.
+to the full) is converted and the conversion logged; anything else is refused. What a header claims is bounded before
+any pixel is decoded, and what was decoded must be what was claimed. Crops that are blank, or no H&E, are warned of.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from model.errors import CropError
-from model.images.rgb import MAX_BYTES
+from model.images.checks import remarks
+from model.images.file import open_image
+from model.images.rgb import Stack
+from model.images.tiff_directories import is_plain
+from model.images.worker import read_apart
 
-SUFFIXES = (".tif", ".tiff", ".mha", ".png", ".jpg", ".jpeg")
+logger = logging.getLogger(__name__)
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (*TIFF_SUFFIXES, ".mha", ".png", ".jpg", ".jpeg")
 
 
 def read_crops(path: Path) -> list[np.ndarray]:
-    """Reads every crop of an image file.
+    """The crops alone of `read_stack`."""
+    return read_stack(path).crops
+
+
+def read_stack(path: Path) -> Stack:
+    """Reads every crop of an image file, and warns of those that no answer means anything for.
+
+    Formats that libraries in C decode are decoded in another process (`model.images.worker`).
 
     Args:
         path: a TIFF (`.tif`, `.tiff`: one crop a page), an MHA (`.mha`: one crop a slice), a PNG or a JPEG.
-
-    Returns:
-        Arrays (H, W, 3), uint8 RGB, in the file's order; at least one.
 
     Raises:
         CropError: the file cannot be read, is damaged or too large, or does not hold crops of an obvious meaning.
@@ -30,17 +42,23 @@ def read_crops(path: Path) -> list[np.ndarray]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise CropError(f"{path} has no known image suffix; give one of {', '.join(SUFFIXES)}.")
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise CropError(f"{path} is empty; export it again.")
-        size = path.stat().st_size
-    except OSError as error:
-        raise CropError(f"{path} cannot be opened: {error.strerror}; give a readable image file.") from error
-    if size > MAX_BYTES:
-        raise CropError(f"{path} is {size} bytes large, more than the {MAX_BYTES} that are read; split it.")
+    with open_image(path) as file:
+        plain = suffix == ".mha" or (suffix in TIFF_SUFFIXES and is_plain(file))
+    stack = decode(path) if plain else read_apart(path)
+    for remark in remarks(stack.crops):
+        logger.warning("%s: %s; the confidence says nothing there.", path, remark)
+    return stack
+
+
+def decode(path: Path) -> Stack:
+    """The crops of an image file, decoded in this process.
+
+    Raises:
+        CropError: as `read_stack` does.
+    """
     # Each reader brings libraries of its own, which take time to import.
-    if suffix in (".tif", ".tiff"):
+    suffix = path.suffix.lower()
+    if suffix in TIFF_SUFFIXES:
         from model.images.tiff import read_tiff
 
         return read_tiff(path)
@@ -50,4 +68,4 @@ def read_crops(path: Path) -> list[np.ndarray]:
         return read_mha(path)
     from model.images.picture import read_picture
 
-    return [read_picture(path)]
+    return read_picture(path)

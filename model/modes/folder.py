@@ -1,23 +1,17 @@
 """Any tree of images: a prediction for every crop in it, with what could not be used set apart.
 
-    OUT/predictions.csv     file,index,class,confidence; a row for each crop, files in sorted order
-    OUT/predictions.json    the same as a list of objects, written at the end
-    OUT/failures.csv        file,reason; the files that could not be used
-    OUT/run.json            weights, settings and how far the run is, so that it can go on after an interruption
-
-While the network works on one block of files, threads read others ahead and write the results of the one before, so the
-network does not wait for files, and memory does not grow with their number.
+What is written where, and how a run goes on: `model.modes.tables`. While the network works on one block of images,
+threads read others ahead and write the results of the one before, so the network does not wait for files, and memory
+does not grow with their number.
 """
 
-import csv
 import hashlib
 import json
-import os
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -26,15 +20,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.constants import MICROMETRES_PER_PIXEL
+from model.constants import MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CaseError, CropError, one_line
-from model.images.read import SUFFIXES, read_crops
+from model.images.read import SUFFIXES, read_stack
 from model.images.rgb import check_size
-from model.modes.grand_challenge import DECIMALS, Entry, result
+from model.modes.grand_challenge import DECIMALS, result
+from model.modes.listing import Listed, list_images
+from model.modes.tables import Known, Progress, Record, RunTables
 from model.predictor import Predictor
 
-PREDICTIONS, PREDICTIONS_JSON, FAILURES, RUN = "predictions.csv", "predictions.json", "failures.csv", "run.json"
-COLUMNS = {PREDICTIONS: ("file", "index", "class", "confidence"), FAILURES: ("file", "reason")}
+logger = logging.getLogger(__name__)
 
 CROPS_PER_BLOCK = 256
 FILES_PER_BLOCK = 256
@@ -42,84 +37,65 @@ FILES_AHEAD = 256
 BYTES_AHEAD = 1 << 26
 READERS = 2
 
-Content = Tensor | str
-"""The fields of view of a file's crops, (N, F, F, 3) uint8, or why it has none."""
+Content = Tensor | Record
+"""The fields of view of an image's crops, (N, F, F, 3) uint8, or what is known of it already."""
 
-Block = list[tuple[Path, Content]]
+Block = list[tuple[Listed, Content]]
 
 
-@dataclass
-class Progress:
-    """How far a run is.
+@dataclass(frozen=True)
+class FolderOptions:
+    """How a folder is gone through.
 
     Attributes:
-        settings: what must be the same when it is gone on with.
-        files: images done, in sorted order, failed ones among them.
-        last: the last of them.
-        crops: crops predicted.
-        failed: images that could not be used.
-        sizes: bytes of the tables that belong to those images.
+        mpp: µm per pixel of all images; None takes what an image states, and 0.25 where it states nothing plausible.
+        resume: keep what an earlier run found of images that are unchanged.
+        show_progress: show a bar with rate and time left on stderr.
     """
 
-    settings: dict
-    files: int = 0
-    last: str = ""
-    crops: int = 0
-    failed: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)
+    mpp: float | None = None
+    resume: bool = False
+    show_progress: bool = False
 
 
-def classify_folder(
-    predictor: Predictor,
-    source: Path,
-    target: Path,
-    mpp: float = MICROMETRES_PER_PIXEL,
-    resume: bool = False,
-    show_progress: bool = False,
-) -> Progress:
-    """Classifies every crop of every image in a folder and the folders in it.
+def classify_folder(predictor: Predictor, source: Path, target: Path, options: FolderOptions | None = None) -> Progress:
+    """Classifies every crop of every image in a folder and the folders below it.
 
     Args:
         predictor: the network.
         source: folder of images; files with other suffixes than `model.images.read.SUFFIXES` are passed over.
         target: folder for the tables, made when missing.
-        mpp: µm per pixel of the images; other than 0.25 rescales them.
-        resume: go on with what an interrupted run left in `target`.
-        show_progress: show a bar with rate and time left on stderr.
+        options: None for the defaults.
 
     Returns:
-        What was done, over all runs.
+        What is done, with what an earlier run did.
 
     Raises:
-        CaseError: `source` holds no image, `target` cannot be written, or it holds another run to go on with.
+        CaseError: `source` holds no image; or `target` cannot be written, another process writes there, or it holds
+            another run to go on with.
     """
+    options = options or FolderOptions()
     if not source.is_dir():
         raise CaseError(f"{source} is no folder; give a folder of images.")
-    total = sum(1 for _ in image_files(source))
+    total = sum(1 for _ in list_images(source))
     if not total:
         raise CaseError(f"{source} holds no image ({', '.join(SUFFIXES)}); give a folder of images.")
-    settings = {"weights": _fingerprint(predictor), "views": predictor.view_set, "mpp": mpp}
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        progress = _continue(target, settings, source) if resume else _start(target, settings)
-        left = islice(image_files(source), progress.files, None)
-        with tqdm(total=total, initial=progress.files, unit="file", disable=not show_progress) as bar:
-            files = _read_ahead(
-                left, lambda file: _read(source / file, predictor, mpp), lambda file: _size(source / file)
-            )
-            written = Future()
+    settings = {"weights": _fingerprint(predictor), "views": predictor.view_set, "mpp": options.mpp}
+    with RunTables(target) as tables:
+        known = tables.start(settings, options.resume)
+        read = _Reader(source, predictor, options.mpp)
+        with tqdm(total=total, unit="file", disable=not options.show_progress) as bar:
+            written: Future[None] = Future()
             written.set_result(None)
             with ThreadPoolExecutor(1) as writer:
-                for block in _blocks(files):
-                    entries = _predict(predictor, block)
+                for block in _blocks(_read_ahead(list_images(source, say=False), known, read)):
+                    records = _predict(predictor, block)
                     written.result()
-                    written = writer.submit(_write_block, block, entries, target, progress)
+                    written = writer.submit(tables.append, records)
                     bar.update(len(block))
                 written.result()
-        _write_json(target)
-    except OSError as error:
-        raise CaseError(f"{target} cannot be written ({error.strerror}); give a writable folder with space.") from error
-    return progress
+        tables.finish()
+        return tables.progress
 
 
 def _fingerprint(predictor: Predictor) -> str:
@@ -128,32 +104,37 @@ def _fingerprint(predictor: Predictor) -> str:
     return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
 
 
-def image_files(folder: Path, below: Path = Path()) -> Iterator[Path]:
-    """Paths, relative to `folder`, of the images in it and the folders in it, sorted by name; hidden ones left out."""
-    try:
-        with os.scandir(folder / below) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise CaseError(f"{folder / below} cannot be listed ({error.strerror}); make it readable.") from error
-    for entry in ordered:
-        if entry.name.startswith("."):
-            continue  # what file systems leave beside the images
-        if entry.is_dir(follow_symlinks=False):
-            yield from image_files(folder, below / entry.name)
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield below / entry.name
+class _Reader:
+    """Reads an image into fields of view at 0.25 µm per pixel; what is wrong with it becomes its record."""
 
+    def __init__(self, source: Path, predictor: Predictor, mpp: float | None) -> None:
+        self.source, self.preprocessing, self.mpp = source, predictor.config.preprocessing, mpp
 
-def _read(path: Path, predictor: Predictor, mpp: float) -> Content:
-    try:
-        crops = read_crops(path)
-        if mpp != MICROMETRES_PER_PIXEL:
-            longest = max(max(crop.shape[:2]) for crop in crops) * mpp / MICROMETRES_PER_PIXEL
-            check_size(path, len(crops), round(longest) ** 2)
-            crops = [rescale(crop, mpp) for crop in crops]
-        return predictor.config.preprocessing.cut_out(crops)
-    except CropError as error:
-        return one_line(error)
+    def __call__(self, image: Listed) -> Content:
+        path = self.source / image.name
+        try:
+            if image.problem:
+                raise CropError(image.problem)
+            crops, mpp = self._crops(path)
+            if mpp != MICROMETRES_PER_PIXEL:
+                longest = max(max(crop.shape[:2]) for crop in crops) * mpp / MICROMETRES_PER_PIXEL
+                check_size(path, len(crops), round(longest) ** 2)
+                crops = [rescale(crop, mpp) for crop in crops]
+            return self.preprocessing.cut_out(crops)
+        except CropError as error:
+            return Record(image, reason=one_line(error))
+        except OSError as error:  # of the image: the tables have a thread and errors of their own
+            return Record(image, reason=f"{path} cannot be read ({error.strerror}); copy it again.")
+
+    def _crops(self, path: Path) -> tuple[list[np.ndarray], float]:
+        """Crops, and their µm per pixel."""
+        stack = read_stack(path)
+        if self.mpp is not None:
+            return stack.crops, self.mpp
+        if stack.mpp is None or is_expected(stack.mpp):
+            return stack.crops, MICROMETRES_PER_PIXEL
+        logger.info("%s states %.4g µm per pixel; its crops are rescaled to 0.25.", path, stack.mpp)
+        return stack.crops, stack.mpp
 
 
 def rescale(crop: np.ndarray, mpp: float) -> np.ndarray:
@@ -164,43 +145,44 @@ def rescale(crop: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def _read_ahead(
-    files: Iterable[Path], read: Callable[[Path], Content], size: Callable[[Path], int]
-) -> Iterator[tuple[Path, Content]]:
-    """Each file with what `read` makes of it, in order; at most `FILES_AHEAD` wait, or `BYTES_AHEAD` and one more."""
-    waiting: deque[tuple[Path, int, Future]] = deque()
+    images: Iterable[Listed], known: Known, read: Callable[[Listed], Content]
+) -> Iterator[tuple[Listed, Content]]:
+    """Each image with what is known of it or what `read` makes of it, in order.
+
+    At most `FILES_AHEAD` wait, or `BYTES_AHEAD` and one more.
+    """
+    waiting: deque[tuple[Listed, Future[Content]]] = deque()
     held = 0
 
-    def first() -> tuple[Path, Content]:
+    def first() -> tuple[Listed, Content]:
         nonlocal held
-        file, count, future = waiting.popleft()
-        held -= count
-        return file, future.result()
+        image, future = waiting.popleft()
+        held -= image.bytes
+        return image, future.result()
 
     readers = ThreadPoolExecutor(READERS)
     try:
-        for file in files:
+        for image in images:
             while waiting and (len(waiting) >= FILES_AHEAD or held >= BYTES_AHEAD):
                 yield first()
-            count = size(file)
-            held += count
-            waiting.append((file, count, readers.submit(read, file)))
+            record = known.take(image)
+            if record is None:
+                future = readers.submit(read, image)
+            else:
+                future = Future()
+                future.set_result(record)
+            held += image.bytes
+            waiting.append((image, future))
         while waiting:
             yield first()
     finally:
         readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # which reading it will find out
-
-
-def _blocks(files: Iterable[tuple[Path, Content]]) -> Iterator[Block]:
+def _blocks(images: Iterable[tuple[Listed, Content]]) -> Iterator[Block]:
     block, crops = [], 0
-    for file, content in files:
-        block.append((file, content))
+    for image, content in images:
+        block.append((image, content))
         crops += len(content) if isinstance(content, Tensor) else 0
         if crops >= CROPS_PER_BLOCK or len(block) >= FILES_PER_BLOCK:
             yield block
@@ -209,80 +191,14 @@ def _blocks(files: Iterable[tuple[Path, Content]]) -> Iterator[Block]:
         yield block
 
 
-def _predict(predictor: Predictor, block: Block) -> list[Entry]:
+def _predict(predictor: Predictor, block: Block) -> list[Record]:
+    """The records of a block's images, in order."""
     fields = [content for _, content in block if isinstance(content, Tensor)]
-    return result(predictor.predict_fields(torch.cat(fields))) if fields else []
-
-
-def _write_block(block: Block, results: Iterable[Entry], target: Path, progress: Progress) -> None:
-    entries = iter(results)
-    rows: dict[str, list[tuple]] = {PREDICTIONS: [], FAILURES: []}
-    for file, content in block:
-        if isinstance(content, str):
-            rows[FAILURES].append((file, content))
-        else:
-            for index, entry in enumerate(islice(entries, len(content))):
-                rows[PREDICTIONS].append((file, index, entry["class"], f"{entry['confidence']:.{DECIMALS}f}"))
-    for name, lines in rows.items():
-        with _open(target / name, "a") as file:
-            csv.writer(file).writerows(lines)
-            file.flush()
-            progress.sizes[name] = os.fstat(file.fileno()).st_size
-    progress.files += len(block)
-    progress.last = str(block[-1][0])
-    progress.crops += len(rows[PREDICTIONS])
-    progress.failed += len(rows[FAILURES])
-    _write_whole(target / RUN, json.dumps(asdict(progress), indent=2))
-
-
-def _start(target: Path, settings: dict) -> Progress:
-    progress = Progress(settings)
-    (target / PREDICTIONS_JSON).unlink(missing_ok=True)
-    for name, columns in COLUMNS.items():
-        with _open(target / name, "w") as file:
-            csv.writer(file).writerow(columns)
-        progress.sizes[name] = (target / name).stat().st_size
-    _write_whole(target / RUN, json.dumps(asdict(progress), indent=2))
-    return progress
-
-
-def _continue(target: Path, settings: dict, source: Path) -> Progress:
-    path = target / RUN
-    try:
-        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return _start(target, settings)
-    except (ValueError, TypeError) as error:
-        raise CaseError(f"{path} cannot be understood; run again without --resume.") from error
-    if progress.settings != settings:
-        raise CaseError(f"{target} holds a run with other weights, views or mpp; run again without --resume.")
-    last = next(islice(image_files(source), max(0, progress.files - 1), None), None)
-    if progress.files and str(last) != progress.last:
-        raise CaseError(f"{source} is not what it was when {target} was begun; run again without --resume.")
-    for name, size in progress.sizes.items():
-        os.truncate(target / name, size)
-    return progress
-
-
-def _write_json(target: Path) -> None:
-    partial = target / f".{PREDICTIONS_JSON}.partial"
-    with _open(target / PREDICTIONS, "r") as table, _open(partial, "w") as file:
-        separator = "[\n"
-        for row in csv.DictReader(table):
-            entry = row | {"index": int(row["index"]), "confidence": float(row["confidence"])}
-            file.write(f"{separator}  {json.dumps(entry)}")
-            separator = ",\n"
-        file.write("\n]\n" if separator != "[\n" else "[]\n")
-    partial.replace(target / PREDICTIONS_JSON)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with _open(partial, "w") as file:
-        file.write(text)
-    partial.replace(path)
-
-
-def _open(path: Path, mode: str):
-    """Text file; bytes of a file name that are no UTF-8 are kept as they are."""
-    return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
+    entries = iter(result(predictor.predict_fields(torch.cat(fields))) if fields else [])
+    records = []
+    for image, content in block:
+        if isinstance(content, Tensor):
+            found = [next(entries) for _ in range(len(content))]
+            content = Record(image, [(entry["class"], f"{entry['confidence']:.{DECIMALS}f}") for entry in found])
+        records.append(content)
+    return records

@@ -11,11 +11,15 @@ from pathlib import Path
 
 from model.constants import CLASSES, THRESHOLD
 from model.errors import CaseError
+from model.files import read_bounded
 
 INPUT_SLUG = "stacked-histopathology-roi-cropouts"
 INPUT_FOLDER = Path("images") / INPUT_SLUG
 RESULT_FILE = "multiple-mitotic-figure-classification.json"
 STACK_SUFFIXES = (".tif", ".tiff", ".mha")
+
+LARGEST_INPUTS_JSON = 1 << 20
+"""Bytes of an inputs.json that are read; the platform's have a few thousand."""
 
 Entry = dict[str, str | float]
 """`{"class": "atypical" | "normal", "confidence": P(atypical)}` of one crop."""
@@ -35,7 +39,7 @@ def find_stack(input_folder: Path) -> Path:
     """
     path = input_folder / "inputs.json"
     try:
-        entries = json.loads(path.read_bytes())
+        entries = json.loads(read_bounded(path, LARGEST_INPUTS_JSON))
     except OSError as error:
         raise CaseError(
             f"{path} cannot be read ({error.strerror}); give the folder of one case as the input."

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.checks import check_list, check_number, check_whole
 from model.constants import MICROMETRES_PER_PIXEL
 from model.errors import CropError
+
+LARGEST_FIELD, LARGEST_INPUT, MOST_SCALES = 4096, 1024, 16
+"""Pixels a side, pixels a side, and their number: more is a mistake, and would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,9 @@ class Preprocessing:
         mean: per-channel (R, G, B) mean subtracted from values in [0, 1].
         std: per-channel (R, G, B) divisor after that.
         scales: fields of view that the network gets of a crop, in units of `field_of_view`.
+
+    Raises:
+        ValueError: a value is of another type, or out of range.
     """
 
     field_of_view: int
@@ -32,15 +39,21 @@ class Preprocessing:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
-        object.__setattr__(self, "scales", tuple(self.scales))
-        if self.field_of_view < 1 or self.input_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError(f"Preprocessing needs positive sizes and three-channel mean and std, not {self}.")
-        if min(self.std) <= 0:
-            raise ValueError(f"Preprocessing needs a positive std in every channel, not {self.std}.")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"Preprocessing needs positive scales, not {self.scales}.")
+        check_whole("field_of_view", self.field_of_view, 1, LARGEST_FIELD)
+        check_whole("input_size", self.input_size, 1, LARGEST_INPUT)
+        for name, shortest, longest, above in (
+            ("mean", 3, 3, None),
+            ("std", 3, 3, 0),
+            ("scales", 1, MOST_SCALES, 0),
+        ):
+            values = check_list(name, getattr(self, name), shortest, longest)
+            for value in values:
+                check_number(name, value, above=above)
+            object.__setattr__(self, name, tuple(values))
+        if max(self.scales) * self.field_of_view > LARGEST_FIELD:
+            raise ValueError(
+                f"scales of a field_of_view of {self.field_of_view} must not exceed {LARGEST_FIELD} pixels"
+            )
 
     def side(self, scale: float) -> int:
         """Side of the field of view at a scale, in pixels of the crop."""

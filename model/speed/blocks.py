@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.speed import PLAIN
 from model.speed.imports import timm
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def streamline(backbone: nn.Module, side: int) -> None:
         torch.OutOfMemoryError: the device's memory does not hold a block more, in float32.
     """
     try:
-        if not _is_dinov3(backbone):
+        if PLAIN or not _is_dinov3(backbone):
             return
         embedding = backbone.rope.get_embed(shape=backbone.patch_embed.dynamic_feat_size((side, side)))
         prefix = backbone.num_prefix_tokens

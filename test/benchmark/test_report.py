@@ -1,9 +1,8 @@
-"""The README's figures on speed are those of the results."""
+"""The figures in docs/speed.md are those of the results."""
 
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY
 from torch import nn
 
 from benchmark import report
@@ -11,9 +10,19 @@ from benchmark.measuring import gflops
 from model.network.preprocessing import Preprocessing
 
 
-def test_the_readme_shows_the_results_as_they_are() -> None:
-    results = report.read_results()
-    assert report.section(results) in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_the_document_shows_the_results_as_they_are() -> None:
+    assert report.section(report.read_results()) in report.DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_only_the_section_between_the_marks_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = tmp_path / "speed.md"
+    document.write_text(f"before\n{report.BEGIN}an earlier table\n{report.END}after\n")
+    monkeypatch.setattr(report, "DOCUMENT", document)
+    monkeypatch.setattr(report, "PLOT", tmp_path / "speed.svg")
+    report.main()
+    text = document.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}CPU: ") and text.endswith(f"{report.END}after\n")
+    assert "an earlier table" not in text and (tmp_path / "speed.svg").is_file()
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:

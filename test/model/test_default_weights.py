@@ -7,12 +7,12 @@ import pytest
 import torch
 from helpers import DEFAULT_WEIGHTS, REPOSITORY
 
-from model.network import weights as checkpoint
+from model.network.weights import load
 from model.predictor import Predictor
 
 
 def test_they_are_small_and_complete() -> None:
-    network, config = checkpoint.load(DEFAULT_WEIGHTS)
+    network, config = load(DEFAULT_WEIGHTS)
     assert sum(parameter.numel() for parameter in network.parameters()) < 12e6
     assert sum(file.stat().st_size for file in DEFAULT_WEIGHTS.iterdir()) < 25e6
     assert config.training["held_out"]["roc_auc"]["value"] >= 0.89

@@ -7,8 +7,9 @@ import torch
 
 from model import predictor as predictor_module
 from model.errors import CropError, PredictionError
-from model.network import weights as checkpoint
-from model.predictor import Predictor, choose_device, sigmoid
+from model.network.calibration import sigmoid
+from model.network.weights import load, save
+from model.predictor import Predictor, choose_device
 
 
 def test_probabilities_are_the_calibrated_mean_over_views(small_weights: Path, crops: list[np.ndarray]) -> None:
@@ -130,12 +131,12 @@ def test_sigmoid_does_not_overflow() -> None:
 
 def test_scales_are_averaged_like_views(small_weights: Path, crops: list[np.ndarray], tmp_path: Path) -> None:
     """The mean logit over three fields of view, each as a network of that field alone gives it."""
-    network, config = checkpoint.load(small_weights)
+    network, config = load(small_weights)
 
     def predictor(field_of_view: int, *scales: float) -> Predictor:
         preprocessing = replace(config.preprocessing, field_of_view=field_of_view, scales=scales)
         folder = tmp_path / f"{field_of_view} {scales}"
-        checkpoint.save(folder, network, replace(config, preprocessing=preprocessing))
+        save(folder, network, replace(config, preprocessing=preprocessing))
         return Predictor(folder, "cpu")
 
     logits = [-np.log(1 / predictor(side, 1.0)(crops) - 1) for side in (64, 78, 96)]

@@ -24,18 +24,21 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from model.network import weights as checkpoint
-from model.network.weights import Calibration
+from model.network.calibration import Calibration
+from model.network.weights_config import read_config
+from model.network.weights_folder import TENSOR_FILE
 from model.speed.imports import timm
 from training.config import load_config, to_yaml
 from training.data.crops import load_crops
 from training.data.manifest import read_manifest, write_manifest
-from training.fitting.fit import fit
+from training.fitting.fit import fit_network
+from training.fitting.predict import Inference
+from training.fitting.run import Run, accelerator_for
 from training.merge import merge
 from training.network.cost import describe
 from training.network.pretrained import load_pretrained
-from training.train import CONFIGS, accelerator_for, weights_config
-from training.weights import merge_checked, save_adapter, save_checked
+from training.train import CONFIGS
+from training.weights import merge_checked, save_adapter, save_checked, weights_config
 
 BACKBONE = "vit_huge_plus_patch16_dinov3_qkvb"
 STEPS, BATCH = 3, 2
@@ -45,9 +48,14 @@ def write_random_model(folder: Path) -> torch.Tensor:
     """Saves a random ViT-H+/16 as Hugging Face does; returns the pooled token (1, 1280) of `noise_image`."""
     torch.manual_seed(0)
     config = DINOv3ViTConfig(
-        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
-        num_register_tokens=4, use_gated_mlp=True, hidden_act="silu",
-    )  # fmt: skip
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=20,
+        num_register_tokens=4,
+        use_gated_mlp=True,
+        hidden_act="silu",
+    )
     reference = DINOv3ViTModel(config).eval()
     with torch.no_grad():
         for parameter in reference.parameters():  # nothing may be left at a value that hides a mistake
@@ -86,17 +94,24 @@ def main() -> None:
         figures["token_difference"] = token_difference(scratch / "hf", write_random_model(scratch / "hf"))
         config = load_config(
             CONFIGS / "dinov3_hplus.yaml",
-            [f"data.root={arguments.data}", f"network.backbone={BACKBONE}", f"network.pretrained=file:{scratch / 'hf'}",
-             "data.workers=0", f"optimisation.batch_size={BATCH}", "optimisation.epochs=1",
-             f"output={arguments.output}", f"run={scratch}"],
-        )  # fmt: skip
+            [
+                f"data.root={arguments.data}",
+                f"network.backbone={BACKBONE}",
+                f"network.pretrained=file:{scratch / 'hf'}",
+                "data.workers=0",
+                f"optimisation.batch_size={BATCH}",
+                "optimisation.epochs=1",
+                f"output={arguments.output}",
+                f"run={scratch}",
+            ],
+        )
         figures |= {key: describe(config)[key] for key in ("total_parameters", "lora_parameters")}
         samples = read_manifest(arguments.data)
         chosen = [s for s in samples if s.label][:STEPS] + [s for s in samples if not s.label][:STEPS]
         crops = load_crops(chosen)
         start = time.perf_counter()
         accelerator = accelerator_for(config)
-        network = fit(config, accelerator, crops, chosen, None, scratch / "final", seed=0)
+        network = fit_network(Run(config, accelerator, crops, scratch), crops, "final", seed=0)
         figures["seconds_training"] = round(time.perf_counter() - start)
         moved = [p for name, p in network.named_parameters() if ".lora_B" in name]
         figures["adapters_moved"] = all(bool(parameter.abs().max() > 0) for parameter in moved)
@@ -105,17 +120,17 @@ def main() -> None:
         adapter = scratch / "adapter"
         save_adapter(adapter, network, weights, texts)
         figures["adapter_mib"] = round(sum(file.stat().st_size for file in adapter.iterdir()) / 2**20, 1)
-        network = merge_checked(network, weights.preprocessing, crops, accelerator)
-        figures["stored"] = save_checked(arguments.output, network, weights, crops, accelerator)
+        network = merge_checked(network, crops.crops, Inference(accelerator, weights.preprocessing))
+        figures["stored"] = save_checked(arguments.output, network, weights, crops.crops, accelerator)
         del network
         for file, text in texts.items():
             (arguments.output / file).write_text(text, encoding="utf-8")
         write_manifest(scratch, chosen[:1])
         merge(adapter, f"file:{scratch / 'hf'}", scratch / "again", None, scratch)
-        hashes = [checkpoint.read_config(folder).sha256 for folder in (arguments.output, scratch / "again")]
+        hashes = [read_config(folder).sha256 for folder in (arguments.output, scratch / "again")]
         figures["merged_again_is_equal"] = hashes[0] == hashes[1]
         shutil.rmtree(scratch / "again")
-    figures["weights_mib"] = round((arguments.output / checkpoint.TENSOR_FILE).stat().st_size / 2**20)
+    figures["weights_mib"] = round((arguments.output / TENSOR_FILE).stat().st_size / 2**20)
     figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(figures, indent=2))
 

@@ -41,3 +41,21 @@ def test_wrong_overrides_are_refused(overrides: list[str], sentence: str) -> Non
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"no recipe .*tiny\.yaml; there are: .*compact"):
         load_config(CONFIGS / "tiny.yaml", [])
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.shift_split=slides", r"data\.shift_split is slides; leave it empty"),
+        ("optimisation.precision=fp32", "choose among no, bf16, fp16, auto"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_at_once(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(COMPACT, ["data.root=crops", override])
+
+
+@pytest.mark.parametrize("written", ["no", "false", "'no'"])
+def test_no_mixed_precision_can_be_asked_for(written: str) -> None:
+    config = load_config(CONFIGS / "compact.yaml", ["data.root=.", f"optimisation.precision={written}"])
+    assert config.optimisation.precision == "no"

@@ -11,15 +11,17 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from model.errors import WeightsError
-from model.network import weights as checkpoint
+from model.network import weights as weights_folder
+from model.network.calibration import Calibration
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights_config import Network, WeightsConfig
 from model.network.weights_folder import file_sha256
 from model.predictor import Predictor
 from training.config import AdapterConfig, Config, ConfigError, load_config, to_yaml
-from training.fitting.fit import build_network, predict
+from training.fitting.predict import Inference
 from training.merge import main, merge
 from training.network.adapters import add_adapters, merge_adapters
+from training.network.classifier import build_network
 from training.network.pretrained import load_pretrained
 from training.train import CONFIGS
 from training.weights import ADAPTER_FILE, merge_checked, save_adapter, save_checked
@@ -32,9 +34,15 @@ def adapted_run(folder: Path, seed: int = 0) -> tuple[Path, Path, Config]:
     backbone = folder / "backbone.safetensors"
     config = load_config(
         CONFIGS / "dinov3_hplus.yaml",
-        [f"network.backbone={BACKBONE}", "data.root=.", "network.input_size=64", "adapter.rank=4",
-         "stored_dtype=float32", f"network.pretrained=file:{backbone}"],
-    )  # fmt: skip
+        [
+            f"network.backbone={BACKBONE}",
+            "data.root=.",
+            "network.input_size=64",
+            "adapter.rank=4",
+            "stored_dtype=float32",
+            f"network.pretrained=file:{backbone}",
+        ],
+    )
     torch.manual_seed(seed)
     network = build_network(config).eval()
     with torch.no_grad():
@@ -47,10 +55,14 @@ def adapted_run(folder: Path, seed: int = 0) -> tuple[Path, Path, Config]:
             if ".lora_" in name:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     weights = WeightsConfig(
-        name="tiny", version="1", network=Network(BACKBONE, "token", {"qkv_fused": False}),
+        name="tiny",
+        version="1",
+        network=Network(BACKBONE, "token", {"qkv_fused": False}),
         preprocessing=Preprocessing(78, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        calibration=Calibration(1.0, 0.0), dtype="float32", sha256="",
-    )  # fmt: skip
+        calibration=Calibration(1.0, 0.0),
+        dtype="float32",
+        sha256="",
+    )
     adapter = folder / "adapter"
     save_adapter(adapter, network, weights, {"training.yaml": to_yaml(config), "README.md": "card"})
     return backbone, adapter, config
@@ -62,17 +74,17 @@ def test_a_merge_elsewhere_gives_the_adapted_network(tmp_path: Path, crops: list
     load_pretrained(network.backbone, f"file:{backbone}")
     add_adapters(network, config.adapter)
     network.load_state_dict(load_file(adapter / ADAPTER_FILE), strict=False)
-    preprocessing = checkpoint.read_config(adapter).preprocessing
-    expected = predict(network, preprocessing, crops, "d4", Accelerator())
+    inference = Inference(Accelerator(), weights_folder.read_config(adapter).preprocessing, "d4")
+    expected = inference.logits(network, crops)
     merge(adapter, f"file:{backbone}", tmp_path / "merged", None, None)
     predictor = Predictor(tmp_path / "merged", "cpu")
     found = predictor(crops)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-expected)), atol=1e-5)
     with network.backbone.disable_adapter():
-        unadapted = predict(network, preprocessing, crops, "d4", Accelerator())
+        unadapted = inference.logits(network, crops)
     assert np.abs(unadapted - expected).max() > 1e-2
     plain = build_network(config)
-    assert checkpoint.load(tmp_path / "merged")[0].state_dict().keys() == plain.state_dict().keys()
+    assert weights_folder.load(tmp_path / "merged")[0].state_dict().keys() == plain.state_dict().keys()
     assert (tmp_path / "merged" / "README.md").read_text() == "card"
 
 
@@ -93,7 +105,7 @@ def test_the_merged_network_can_be_stored_in_each_precision(
     stored = json.loads(capsys.readouterr().out)
     assert stored["dtype"] == dtype and stored["largest_change"] <= 0.01
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
-    assert tensors["backbone.blocks.0.attn.q_proj.weight"].dtype == checkpoint.DTYPES[dtype]
+    assert tensors["backbone.blocks.0.attn.q_proj.weight"].dtype == weights_folder.DTYPES[dtype]
 
 
 @pytest.mark.slow
@@ -107,12 +119,13 @@ def test_real_crops_keep_their_class_in_half_precision(
     load_pretrained(network.backbone, f"file:{backbone}")
     add_adapters(network, config.adapter)
     network.load_state_dict(load_file(tmp_path / "adapter" / ADAPTER_FILE), strict=False)
-    weights = checkpoint.read_config(tmp_path / "adapter")
-    before = predict(network, weights.preprocessing, crops, "none", Accelerator())
+    weights = weights_folder.read_config(tmp_path / "adapter")
+    inference = Inference(Accelerator(), weights.preprocessing)
+    before = inference.logits(network, crops)
     scale = 1 / before.std()
     weights = replace(weights, calibration=Calibration(scale, -scale * before.mean()))
-    network = merge_checked(network, weights.preprocessing, crops, Accelerator())
-    after = predict(network, weights.preprocessing, crops, "none", Accelerator())
+    network = merge_checked(network, crops, inference)
+    after = inference.logits(network, crops)
     np.testing.assert_allclose(after, before, atol=1e-4)
     stored = save_checked(tmp_path / "merged", network, replace(weights, dtype="bfloat16"), crops, Accelerator())
     assert 0 < stored["largest_change"] <= 0.01 and stored["classes_changed"] == 0
@@ -145,8 +158,8 @@ def test_an_adapter_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     name = next(name for name in tensors if "lora_B" in name)
     tensors[name][0, 0] = torch.inf
     save_file(tensors, adapter / ADAPTER_FILE)
-    weights = checkpoint.read_config(adapter)
-    checkpoint.write_config(adapter, replace(weights, sha256=file_sha256(adapter / ADAPTER_FILE)))
+    weights = weights_folder.read_config(adapter)
+    weights_folder.write_config(adapter, replace(weights, sha256=file_sha256(adapter / ADAPTER_FILE)))
     with pytest.raises(ConfigError, match=r"adapter\.safetensors cannot be merged: .*lora_B.* is not finite"):
         merge(adapter, f"file:{backbone}", tmp_path / "merged", None, None)
 
@@ -165,4 +178,4 @@ def test_a_merge_that_changes_the_logits_is_refused(
     network = build_network(config).eval()
     add_adapters(network, AdapterConfig(rank=2))
     with pytest.raises(WeightsError, match="Merging the adapters moves a logit"):
-        merge_checked(network, Preprocessing(78, 64, (0.5,) * 3, (0.5,) * 3), crops, Accelerator())
+        merge_checked(network, crops, Inference(Accelerator(), Preprocessing(78, 64, (0.5,) * 3, (0.5,) * 3)))

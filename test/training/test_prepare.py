@@ -1,93 +1,26 @@
 """`training.prepare` on small folders in the layouts of the published sets, and on the real AMi-Br."""
 
 import csv
-import shutil
 from collections import Counter
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from helpers import shared
+from published_layouts import (
+    facts,
+    write_amibr,
+    write_atnorm_br,
+    write_atnorm_md,
+    write_crop,
+    write_midog25,
+    write_omg_octo,
+    write_table,
+)
 
-from training.data.manifest import DataError, Sample, read_manifest
-from training.data.published_sets import SETS, read_amibr, read_atnorm_br, read_atnorm_md, read_midog25, read_omg_octo
+from training.data.manifest import read_manifest
+from training.data.published_sets import SETS
+from training.data.sample import DataError
 from training.prepare import main, prepare, summary
-
-
-def write_crop(path: Path, seed: int, side: int = 128) -> Path:
-    """Writes a picture of 8 x 8 random colours; one seed, one picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colours = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    assert cv2.imwrite(str(path), cv2.resize(colours, (side, side), interpolation=cv2.INTER_NEAREST))
-    return path
-
-
-def write_table(path: Path, columns: str, *rows: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
-
-
-MIDOG25 = "image_id,filename,coordinateX,coordinateY,Tumor,Scanner,Origin,Species,expert1,expert2,expert3,majority"
-
-
-def write_amibr(folder: Path) -> Path:
-    """In its repository's layout: two MIDOG slides and one of TUPAC; pictures 1 to 4."""
-    write_table(
-        folder / "AMi-Br.csv",
-        ",slide,dataset,uid,x,y,expert1_label,expert2_label,expert1_atypical,expert2_atypical,expert3_atypical,majority_atypical",
-        "0,002.tiff,MIDOG21,6,4422,216,NMF metaphase,NMF metaphase,False,False,False,False",
-        "1,002.tiff,MIDOG21,7,1867,1583,AMF other,NMF metaphase,True,False,True,True",
-        "2,101.tiff,MIDOG21,6000,1,1,NMF metaphase,NMF metaphase,False,False,False,False",
-        "3,04_stitched1.tif,TUPAC16,6,1,1,AMF other,AMF other,True,True,True,True",
-    )
-    for seed, name in enumerate(["MIDOG21_6", "MIDOG21_7", "MIDOG21_6000", "TUPAC16_6"], start=1):
-        write_crop(folder / "patches" / f"{name}.png", seed)
-    return folder
-
-
-def write_midog25(folder: Path) -> Path:
-    """Slide 002 is in AMi-Br too; pictures 11 to 15, the file of the last one without a row."""
-    write_table(
-        folder / "train.csv",
-        MIDOG25,
-        "1.png,201.tiff,1,1,canine lung cancer,3D Histech,VMU Vienna,Canine,NMF,AMF,NMF,NMF",
-        "2.png,201.tiff,1,1,canine lung cancer,3D Histech,VMU Vienna,Canine,AMF,AMF,,AMF",
-        "3.png,002.tiff,1,1,human breast cancer,Hamamatsu XR,UMC Utrecht,Human,AMF,AMF,,AMF",
-        "4.png,055.tiff,1,1,human breast cancer,Hamamatsu S360,UMC Utrecht,Human,NMF,NMF,,NMF",
-    )
-    for seed in range(11, 16):
-        write_crop(folder / "crops" / f"{seed - 10}.png", seed)
-    return folder
-
-
-def write_omg_octo(folder: Path) -> Path:
-    """A slide called as one of MIDOG's is another; pictures 21 and 22."""
-    write_table(folder / "octo.csv", "image_id,filename,majority", "c4b9_x1_y2.png,c4b9,AMF", "002_x3_y4.png,002,NMF")
-    for seed, name in enumerate(["c4b9_x1_y2", "002_x3_y4"], start=21):
-        write_crop(folder / f"{name}.png", seed)
-    return folder
-
-
-def write_atnorm_br(folder: Path) -> Path:
-    """Pictures 31 to 33."""
-    for seed, name in enumerate(["Atypical/7", "Normal/1", "Normal/2"], start=31):
-        write_crop(folder / f"{name}.png", seed)
-    return folder
-
-
-def write_atnorm_md(folder: Path) -> Path:
-    """Pictures 41 and 42, and picture 12 of MIDOG25 once more."""
-    write_table(
-        folder / "labels.csv",
-        "Filename,Expert_1,Expert_2,Expert_3,Expert_4,Expert_5,Majority",
-        "a.png,AMF,AMF,NMF,AMF,NMF,AMF",
-        "b.png,NMF,NMF,NMF,NMF,NMF,NMF",
-        "c.png,AMF,AMF,AMF,AMF,AMF,AMF",
-    )
-    for seed, name in ((41, "Atypical/a"), (42, "Normal/b"), (12, "Atypical/c")):
-        write_crop(folder / f"{name}.png", seed)
-    return folder
 
 
 @pytest.fixture
@@ -97,89 +30,6 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     return {key: write(tmp_path / key) for key, write in zip(SETS, writers, strict=True)}
 
 
-def facts(samples: list[Sample]) -> list[tuple[str, int, str, str, float]]:
-    return [(s.path.name, s.label, s.domain, s.group, s.agreement) for s in samples]
-
-
-def phases(samples: list[Sample]) -> list[tuple[str, ...]]:
-    return [sample.phases for sample in samples]
-
-
-def test_amibr_is_read_in_both_layouts(tmp_path: Path) -> None:
-    expected = [
-        ("MIDOG21_6.png", 0, "human breast cancer, Hamamatsu XR", "MIDOG/002", 1),
-        ("MIDOG21_7.png", 1, "human breast cancer, Hamamatsu XR", "MIDOG/002", 0.6667),
-        ("MIDOG21_6000.png", 0, "human breast cancer, Aperio CS2", "MIDOG/101", 1),
-        ("TUPAC16_6.png", 1, "human breast cancer, Aperio XT", "TUPAC16/04_stitched1.tif", 1),
-    ]
-    repository = write_amibr(tmp_path / "repository")
-    assert facts(read_amibr(repository).samples) == expected
-    named = [("NMF metaphase",) * 2, ("AMF other", "NMF metaphase"), ("NMF metaphase",) * 2, ("AMF other",) * 2]
-    assert phases(read_amibr(repository).samples) == named
-    sorted_ = tmp_path / "sorted"
-    for name, label in (("MIDOG21_6", "normal"), ("MIDOG21_7", "atypical")):
-        (sorted_ / label).mkdir(parents=True)
-        shutil.copy(repository / "patches" / f"{name}.png", sorted_ / label)
-    write_table(
-        sorted_ / "manifest.csv",
-        "file,label,dataset,slide,expert1,expert2,expert3,expert1_phase,expert2_phase",
-        "normal/MIDOG21_6.png,normal,MIDOG21,002.tiff,False,False,False,NMF metaphase,NMF metaphase",
-        "atypical/MIDOG21_7.png,atypical,MIDOG21,002.tiff,True,False,True,AMF other,nan",
-    )
-    assert facts(read_amibr(sorted_).samples) == expected[:2]
-    assert phases(read_amibr(sorted_).samples) == [("NMF metaphase",) * 2, ("AMF other",)]
-    assert phases(read_manifest(sorted_)) == [("NMF metaphase",) * 2, ("AMF other",)]
-
-
-def test_midog25_gets_domains_of_tumour_and_scanner_and_amibr_s_slides(tmp_path: Path) -> None:
-    data = read_midog25(write_midog25(tmp_path))
-    assert facts(data.samples) == [
-        ("1.png", 0, "canine lung cancer, 3D Histech", "MIDOG/201", 0.6667),
-        ("2.png", 1, "canine lung cancer, 3D Histech", "MIDOG/201", 1),
-        ("3.png", 1, "human breast cancer, Hamamatsu XR", "MIDOG/002", 1),
-        ("4.png", 0, "human breast cancer, Hamamatsu S360", "MIDOG/055", 1),
-    ]
-    assert [path.name for path in data.unlisted] == ["5.png"] and not data.doubtful
-    write_table(
-        tmp_path / "train.csv",
-        MIDOG25,
-        "1,201.tiff,,,Lung Carcinoma,3D Histech,,Canine,,,,NMF",
-        "2,150.tiff,,,breast carcinoma,CS2,,human,,,,AMF",
-        "3,151.tiff,,,breast carcinoma,CS2,,human,,,,AMF",
-    )
-    assert [sample.domain for sample in read_midog25(tmp_path).samples] == [
-        "canine lung carcinoma, 3D Histech", "human breast cancer, Aperio CS2", "human breast carcinoma, CS2",
-    ]  # fmt: skip
-
-
-def test_omg_octo_is_read_with_either_table(tmp_path: Path) -> None:
-    expected = [
-        ("c4b9_x1_y2.png", 1, "OMG-Octo", "OMG-Octo/c4b9", 1),
-        ("002_x3_y4.png", 0, "OMG-Octo", "OMG-Octo/002", 1),
-    ]
-    assert facts(read_omg_octo(write_omg_octo(tmp_path)).samples) == expected
-    write_table(tmp_path / "octo.csv", "image_file,label", "c4b9_x1_y2.png,AMF", "002_x3_y4.png,MF")
-    assert facts(read_omg_octo(tmp_path).samples) == expected
-    with pytest.raises(DataError, match=r"train\.csv, line 2: this is MIDOG25's table"):
-        read_omg_octo(write_midog25(tmp_path / "midog25"))
-
-
-def test_the_atnorm_sets_are_one_group_each_as_their_slides_are_unknown(tmp_path: Path) -> None:
-    br = read_atnorm_br(write_atnorm_br(tmp_path / "br")).samples
-    assert [(s.path.name, s.label, s.group, s.domain) for s in br] == [
-        ("7.png", 1, "AtNorM-Br", "AtNorM-Br"), ("1.png", 0, "AtNorM-Br", "AtNorM-Br"),
-        ("2.png", 0, "AtNorM-Br", "AtNorM-Br"),
-    ]  # fmt: skip
-    md = read_atnorm_md(write_atnorm_md(tmp_path / "md")).samples
-    assert facts(md) == [
-        ("a.png", 1, "AtNorM-MD", "AtNorM-MD", 0.6), ("b.png", 0, "AtNorM-MD", "AtNorM-MD", 1),
-        ("c.png", 1, "AtNorM-MD", "AtNorM-MD", 1),
-    ]  # fmt: skip
-    shutil.rmtree(tmp_path / "br" / "Normal")
-    with pytest.raises(DataError, match="has no folder Normal with crops"):
-        read_atnorm_br(tmp_path / "br")
-
-
 def test_the_manifest_holds_every_crop_once_and_is_read_back_equal(
     folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,12 +37,17 @@ def test_the_manifest_holds_every_crop_once_and_is_read_back_equal(
     prepared = prepare(tmp_path / "out", backwards)
     assert read_manifest(tmp_path / "out") == prepared.samples
     assert Counter(sample.source for sample in prepared.samples) == {
-        "AMi-Br": 4, "MIDOG25": 3, "OMG-Octo": 2, "AtNorM-Br": 3, "AtNorM-MD": 2,
-    }  # fmt: skip
+        "AMi-Br": 4,
+        "MIDOG25": 3,
+        "OMG-Octo": 2,
+        "AtNorM-Br": 3,
+        "AtNorM-MD": 2,
+    }
     assert prepared.removed == {
-        ("MIDOG25", "slide in an earlier set"): 1, ("MIDOG25", "not in the set's table"): 1,
+        ("MIDOG25", "slide in an earlier set"): 1,
+        ("MIDOG25", "not in the set's table"): 1,
         ("AtNorM-MD", "same pixels as an earlier crop"): 1,
-    }  # fmt: skip
+    }
     names = {f"{s.source}/{s.path.name}" for s in prepared.samples}
     assert not names & {"MIDOG25/3.png", "AtNorM-MD/c.png"} and {"AMi-Br/MIDOG21_6.png", "MIDOG25/2.png"} <= names
     assert "5.png" in caplog.text and "2 of them may be of slides of AMi-Br or MIDOG25" in caplog.text
@@ -208,15 +63,21 @@ def test_the_same_pixels_with_another_label_keep_the_first_and_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_table(
-        tmp_path / "octo" / "t.csv", "image_id,filename,majority", "a,s,NMF", "b,s,AMF", "c,s,NMF", "d,s,AMF",
-    )  # fmt: skip
+        tmp_path / "octo" / "t.csv",
+        "image_id,filename,majority",
+        "a,s,NMF",
+        "b,s,AMF",
+        "c,s,NMF",
+        "d,s,AMF",
+    )
     for name, seed in (("a.png", 1), ("b.tif", 1), ("c.png", 1), ("d.png", 2)):
         write_crop(tmp_path / "octo" / name, seed)
     prepared = prepare(tmp_path / "out", {"omg_octo": tmp_path / "octo"})
     assert [(s.path.name, s.label) for s in prepared.samples] == [("a.png", 0), ("d.png", 1)]
     assert prepared.removed == {
-        ("OMG-Octo", "same pixels as an earlier crop"): 1, ("OMG-Octo", "same pixels, but another label"): 1,
-    }  # fmt: skip
+        ("OMG-Octo", "same pixels as an earlier crop"): 1,
+        ("OMG-Octo", "same pixels, but another label"): 1,
+    }
     assert "b.tif (atypical) is" in caplog.text and "c.png" not in caplog.text
 
 
@@ -236,56 +97,6 @@ def test_rows_whose_label_is_contradicted_are_left_out_and_named(
     assert prepared.removed == {("AtNorM-MD", "label contradicted"): 2}
     assert "line 2: most of the experts' votes are against the label atypical" in caplog.text
     assert "line 4: the label is normal, but" in caplog.text
-
-
-def test_crops_are_found_by_name_in_any_folder_and_with_any_suffix(tmp_path: Path) -> None:
-    write_table(tmp_path / "t.csv", "image_id,filename,majority", "1.png,s,NMF", "2,s,AMF", "x/3.png,s,NMF", "4,s,AMF")
-    for name in ("1.TIF", "deep/er/2.jpg", "x/3.png", "y/3.png", "Normal/4.png", "Atypical/4.png", "._1.png"):
-        write_crop(tmp_path / name, seed=len(name))
-    data = read_omg_octo(tmp_path)
-    found = [sample.path.relative_to(tmp_path).as_posix() for sample in data.samples]
-    assert found == ["1.TIF", "deep/er/2.jpg", "x/3.png", "Atypical/4.png"]
-    assert {path.relative_to(tmp_path).as_posix() for path in data.unlisted} == {"y/3.png", "Normal/4.png"}
-    write_crop(tmp_path / "other" / "1.tif", seed=1)
-    with pytest.raises(DataError, match=r"line 2: both .* may be the crop 1\.png"):
-        read_omg_octo(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (["image_id,filename", "1,s"], r"t\.csv has no rows with a column majority; OMG-Octo comes with a CSV"),
-        (["image_id,filename,majority"], r"t\.csv has no rows with a column"),
-        (
-            ["image_id,filename,majority", "1,s,NMF", "1,s,MAYBE"],
-            r"t\.csv, line 3: the label is 'MAYBE'; write AMF or NMF",
-        ),
-        (["image_id,filename,majority,expert1", "1,s,NMF,perhaps"], r"line 2: the expert1 is 'perhaps'"),
-        (["image_id,filename,majority", "1,,NMF"], r"line 2: the cell of the column filename is empty"),
-        (["image_id,filename,majority", "1,s"], r"line 2: the cell of the column majority is empty"),
-        (
-            ["image_id,filename,majority", "7.png,s,NMF", "1,s,NMF", "8.png,s,NMF", "9,s,AMF"],
-            r"t\.csv, line 2: there is no crop 7\.png in .*, as for 2 more rows; download the crops again",
-        ),
-    ],
-)
-def test_bad_tables_are_refused_by_file_line_and_value(tmp_path: Path, rows: list[str], message: str) -> None:
-    write_crop(tmp_path / "1.png", 1)
-    write_table(tmp_path / "t.csv", *rows)
-    with pytest.raises(DataError, match=message):
-        read_omg_octo(tmp_path)
-
-
-def test_no_table_and_two_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone is no folder"):
-        read_midog25(tmp_path / "gone")
-    write_crop(tmp_path / "1.png", 1)
-    with pytest.raises(DataError, match=r"has no table; MIDOG25 comes with a CSV file"):
-        read_midog25(tmp_path)
-    for name in ("a", "b"):
-        write_table(tmp_path / f"{name}.csv", "image_id,filename,majority", "1,s,NMF")
-    with pytest.raises(DataError, match=r"Both .*a\.csv and .*b\.csv may be the table"):
-        read_omg_octo(tmp_path)
 
 
 def test_bad_crops_are_refused_by_name_and_nothing_is_written(

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from model.network.preprocessing import Preprocessing
 from training.config import AugmentationConfig
 
-Draw = dict[str, np.ndarray]
+Draw = dict[str, np.ndarray | np.float32]
+"""The random numbers of a crop's augmentation, by name."""
 
 KNOTS = 5
 """Knots a side of the elastic grid."""
@@ -62,7 +63,7 @@ def draw(random: np.random.Generator, config: AugmentationConfig) -> Draw:
 
 def _draw_mixing(random: np.random.Generator, config: AugmentationConfig) -> Draw:
     kinds = [kind for kind in ("mixup", "cutmix") if getattr(config, kind) > 0]
-    numbers = {"own_share": np.float32(1), "rectangle": np.zeros(4, dtype=np.float32)}
+    numbers: Draw = {"own_share": np.float32(1), "rectangle": np.zeros(4, dtype=np.float32)}
     if kinds and random.random() < config.mixed:
         kind = kinds[random.integers(len(kinds))]
         other = random.beta(getattr(config, kind), getattr(config, kind))
@@ -101,7 +102,7 @@ def degrade(crop: np.ndarray, random: np.random.Generator, config: AugmentationC
     if config.jpeg > 0 and random.random() < 0.5:
         quality = int(random.integers(config.jpeg, 101))
         _, encoded = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        crop = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
+        crop = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1]
     return np.ascontiguousarray(crop)
 
 
@@ -118,7 +119,8 @@ def augment(crops: Tensor, numbers: dict[str, Tensor], preprocessing: Preprocess
     """
     images = crops.permute(0, 3, 1, 2).contiguous().float().div_(255)
     images = change_colour(change_stain(images, numbers), numbers)
-    grid = sampling_grid(numbers, crops.shape[1:3], preprocessing)
+    height, width = crops.shape[1:3]
+    grid = sampling_grid(numbers, (height, width), preprocessing)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
 

@@ -16,16 +16,31 @@ merely numbered), so each of them is one group: it is never split between traini
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.constants import CLASSES
-from training.data.manifest import NOTHING, DataError, Sample, amibr_domain, named_phases, vote_share
-from training.data.tables import Row, find_crop, find_table, folder_label, images, spelled
+from training.data.sample import DataError, Sample
+from training.data.tables import (
+    NOTHING,
+    Row,
+    find_crop,
+    find_table,
+    folder_label,
+    images,
+    named_phases,
+    normal_row,
+    spelled,
+    vote_share,
+)
 
 VOTE_COLUMN = re.compile(r"expert_?\d+(_atypical)?")
 PHASE_COLUMN = re.compile(r"expert_?\d+_(phase|label)")
+AMIBR_MANIFEST = ("file", "label", "dataset", "slide")
+"""Columns of the table that AMi-Br comes with when its crops are sorted into folders by class."""
+AMIBR_REPOSITORY = ("slide", "dataset", "uid", "majority_atypical")
+"""Columns of the table in AMi-Br's repository."""
 MIDOG21_SLIDES = frozenset(f"MIDOG/{number:03d}" for number in range(1, 151))
 """Groups of the MIDOG challenges' slides that are MIDOG 2021's, all of human breast cancer."""
 
@@ -73,8 +88,26 @@ def read_amibr(folder: Path) -> DataSet:
             return Figure(row["file"], row["label"], domain, group)
         return Figure(f"{dataset}_{row['uid']}", row["majority_atypical"], domain, group)
 
-    tables = [("file", "label", "dataset", "slide"), ("slide", "dataset", "uid", "majority_atypical")]
-    return read_table_set("AMi-Br", folder, tables, figure)
+    return read_table_set("AMi-Br", folder, [AMIBR_MANIFEST, AMIBR_REPOSITORY], figure)
+
+
+def amibr_sample(root: Path, row: Row) -> Sample:
+    """A row of AMi-Br's own table where that stands in for a manifest.
+
+    MIDOG 2021 and TUPAC16 are then two sources, so that either can be held out whole. All is breast cancer, so a domain
+    is the scanner alone.
+
+    Args:
+        root: the folder that paths in the table start in.
+        row: with the columns `AMIBR_MANIFEST`; its label is one of `model.constants.CLASSES`.
+
+    Raises:
+        ValueError: a vote or a phase cannot be understood, or most of the votes are against the label.
+    """
+    label, experts = CLASSES.index(row["label"]), normal_row(row)
+    dataset, slide = row["dataset"], row["slide"]
+    domain, group, agreement = amibr_domain(dataset, slide), f"{dataset}/{slide}", vote_share(_votes(experts), label)
+    return Sample(root / row["file"], label, domain, group, dataset, agreement, _phases(experts))
 
 
 def read_midog25(folder: Path) -> DataSet:
@@ -146,7 +179,7 @@ SETS: dict[str, tuple[str, Callable[[Path], DataSet]]] = {
 
 
 def read_table_set(
-    source: str, folder: Path, tables: list[tuple[str, ...]], figure: Callable[[Row], Figure]
+    source: str, folder: Path, tables: Sequence[tuple[str, ...]], figure: Callable[[Row], Figure]
 ) -> DataSet:
     """Reads a set that has a table.
 
@@ -159,22 +192,19 @@ def read_table_set(
     Raises:
         DataError: there is no such table, or more than one; a row cannot be understood, or its crop is missing.
     """
-    data, used, missing = DataSet(), set(), []
+    data = DataSet()
+    used: set[Path] = set()
+    missing: list[str] = []
     crops: dict[str, list[Path]] = {}
-    for path in images(folder):
-        crops.setdefault(path.stem, []).append(path)
+    for image in images(folder):
+        crops.setdefault(image.stem, []).append(image)
     table, rows = find_table(source, folder, tables)
     for line, row in enumerate(rows, start=2):
         where = f"{table}, line {line}"
         try:
             about = figure(row)
             label = spelled(about.label, "label")
-            votes = [
-                spelled(row[name], name) == 1
-                for name in row
-                if VOTE_COLUMN.fullmatch(name) and row[name].lower() not in NOTHING
-            ]
-            phases = named_phases(row[name] for name in row if PHASE_COLUMN.fullmatch(name))
+            votes, phases = _votes(row), _phases(row)
             path = find_crop(crops, about.crop, label)
         except ValueError as error:
             raise DataError(f"{where}: {error}.") from error
@@ -198,6 +228,16 @@ def read_table_set(
     return data
 
 
+def _votes(row: Row) -> list[bool]:
+    """The experts' votes, true for atypical; those who said nothing are left out."""
+    names = [name for name in row if VOTE_COLUMN.fullmatch(name) and row[name].lower() not in NOTHING]
+    return [spelled(row[name], name) == 1 for name in names]
+
+
+def _phases(row: Row) -> tuple[str, ...]:
+    return named_phases(row[name] for name in row if PHASE_COLUMN.fullmatch(name))
+
+
 def midog_slide(filename: str) -> str:
     """Group of a numbered slide of the MIDOG series: `MIDOG/002` for `002.tiff`."""
     stem = filename.split(".")[0]
@@ -207,3 +247,21 @@ def midog_slide(filename: str) -> str:
 def breast_domain(dataset: str, slide: str) -> str:
     """Tumour and scanner of a slide of MIDOG 2021 or TUPAC16, such as `human breast cancer, Aperio CS2`."""
     return f"human breast cancer, {amibr_domain(dataset, slide)}"
+
+
+def amibr_domain(dataset: str, slide: str) -> str:
+    """Scanner and centre of an AMi-Br slide, from the slide ranges that MIDOG 2021 and TUPAC16 publish.
+
+    Args:
+        dataset: `MIDOG21` or `TUPAC16`; any other is a domain of its own.
+        slide: file name that starts with the slide's number, such as `051.tiff` or `24_stitched1.tif`.
+    """
+    digits = slide.split(".")[0].split("_")[0]
+    if not digits.isdigit():
+        return dataset
+    number = int(digits)
+    if dataset == "MIDOG21" and 1 <= number <= 150:
+        return ("Hamamatsu XR", "Hamamatsu S360", "Aperio CS2")[(number - 1) // 50]
+    if dataset == "TUPAC16" and 1 <= number <= 73:
+        return "Aperio XT" if number <= 23 else "Leica SCN400"
+    return dataset

@@ -1,22 +1,52 @@
 """Tables that label crops, and the crops they name, in the folder of a data set."""
 
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from model.constants import CLASSES
 from model.images.read import SUFFIXES
-from training.data.manifest import DataError, read_table
+from training.data.sample import DataError
 
 Row = dict[str, str]
 """A row of a table, names of columns in lower case, nothing with white space around it."""
 
-SPELLINGS = {
-    "nmf": 0, "mf": 0, "normal": 0, "false": 0, "0": 0, "0.0": 0,
-    "amf": 1, "atypical": 1, "true": 1, "1": 1, "1.0": 1,
-}  # fmt: skip
+SPELLINGS = dict.fromkeys(("nmf", "mf", "normal", "false", "0", "0.0"), 0)
+SPELLINGS |= dict.fromkeys(("amf", "atypical", "true", "1", "1.0"), 1)
 """How tables write a label or a vote, in lower case."""
 
+NOTHING = ("", "nan", "none")
+"""Cells that say nothing, in lower case."""
 
-def find_table(source: str, folder: Path, tables: list[tuple[str, ...]]) -> tuple[Path, list[Row]]:
+
+def read_table(path: Path, advice: str) -> list[dict[str, Any]]:
+    """The rows of a CSV file in UTF-8, with or without a byte order mark; cells that a short row lacks are None.
+
+    Args:
+        path: the file.
+        advice: what to do when it cannot be read, for the sentence of the error.
+
+    Raises:
+        DataError: it is missing, or no UTF-8 text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); {advice}.") from error
+    except ValueError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error}); save it as CSV in UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV file ({error}); save it as CSV in UTF-8.") from error
+
+
+def normal_row(row: Mapping[str, str | None]) -> Row:
+    """A row with the names of its columns in lower case, and without the white space around names and cells."""
+    return {name.strip().lower(): (value or "").strip() for name, value in row.items() if name is not None}
+
+
+def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]]) -> tuple[Path, list[Row]]:
     """The one table in a folder, or in the folders in it, that has the columns of one of the forms.
 
     Raises:
@@ -24,10 +54,7 @@ def find_table(source: str, folder: Path, tables: list[tuple[str, ...]]) -> tupl
     """
     found, lacking = [], []
     for path in visible_files(folder, (".csv",)):
-        rows = [
-            {name.strip().lower(): (value or "").strip() for name, value in row.items() if name is not None}
-            for row in read_table(path, "give a table that can be read")
-        ]
+        rows = [normal_row(row) for row in read_table(path, "give a table that can be read")]
         wanting = [[column for column in columns if not rows or column not in rows[0]] for columns in tables]
         fewest = min(wanting, key=len)
         if fewest:
@@ -80,6 +107,31 @@ def spelled(cell: str, column: str) -> int:
     if cell.lower() not in SPELLINGS:
         raise ValueError(f"the {column} is '{cell}'; write AMF or NMF, atypical or normal, True or False, 1 or 0")
     return SPELLINGS[cell.lower()]
+
+
+def vote_share(votes: Sequence[bool], label: int) -> float:
+    """Share of the experts' votes (true for atypical) that agree with the label; 1 without votes.
+
+    Raises:
+        ValueError: most of the votes are against the label.
+    """
+    agreement = sum(vote == bool(label) for vote in votes) / len(votes) if votes else 1.0
+    if agreement < 0.5:
+        raise ValueError(f"most of the experts' votes are against the label {CLASSES[label]}; correct one of them")
+    return agreement
+
+
+def named_phases(cells: Iterable[str]) -> tuple[str, ...]:
+    """The names in a row's cells, a cell an expert; empty cells are left out.
+
+    Raises:
+        ValueError: a name has a semicolon in it, which separates names in a manifest.
+    """
+    names = tuple(cell.strip() for cell in cells if cell.strip().lower() not in NOTHING)
+    for name in names:
+        if ";" in name:
+            raise ValueError(f"the phase '{name}' has a semicolon in it; write a comma")
+    return names
 
 
 def folder_label(path: Path) -> int | None:

@@ -4,8 +4,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from model.errors import UserError
-from model.network.weights import Calibration
-from model.predictor import calibrate
+from model.network.calibration import Calibration, calibrate
+from training.evaluation.held_out import Predictions
 
 
 class CalibrationError(UserError):
@@ -43,30 +43,27 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def cross_calibrate(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    held_out: np.ndarray,
-    of: np.ndarray | None = None,
-    further: np.ndarray | None = None,
+    held_out: Predictions, logits: np.ndarray | None = None, further: np.ndarray | None = None
 ) -> np.ndarray:
     """P(atypical) in which no sample had a part in its own calibration.
 
     Args:
-        logits: (N,) held-out logits.
-        labels: (N,) 0 or 1.
-        held_out: (N,) fold in which each sample was held out; its calibration is fitted on all other folds.
-        of: (N,) the logits to calibrate, when they are others than those the calibrations are fitted on.
+        held_out: N predictions; the calibration of a fold's samples is fitted on those of all other folds.
+        logits: (N,) to calibrate, when they are others than those that the calibrations are fitted on.
         further: (N,) other held-out logits of the same samples, on which the calibrations are fitted, too.
 
     Returns:
         (N,).
+
+    Raises:
+        CalibrationError: the other folds' predictions cannot be calibrated.
     """
-    of = logits if of is None else of
-    fitted_on = [logits] if further is None else [logits, further]
-    probabilities = np.empty(len(logits))
-    for fold in np.unique(held_out):
-        inside = held_out == fold
+    logits = held_out.logits if logits is None else logits
+    fitted_on = [held_out.logits] if further is None else [held_out.logits, further]
+    probabilities = np.empty(len(held_out))
+    for fold in np.unique(held_out.folds):
+        inside = held_out.folds == fold
         outside = np.concatenate([part[~inside] for part in fitted_on])
-        calibration = fit_calibration(outside, np.tile(labels[~inside], len(fitted_on)))
-        probabilities[inside] = calibrate(of[inside], calibration)
+        calibration = fit_calibration(outside, np.tile(held_out.labels[~inside], len(fitted_on)))
+        probabilities[inside] = calibrate(logits[inside], calibration)
     return probabilities

@@ -1,9 +1,11 @@
 """The model card of a weights folder."""
 
-from model.network.weights import Calibration
+from typing import Any
+
+from model.network.calibration import Calibration
 from training.config import Config
-from training.evaluate import RESAMPLES
-from training.fitting.fit import preprocessing_of
+from training.evaluation.scores import RESAMPLES
+from training.network.classifier import preprocessing_of
 
 TEMPLATE = """# {name} {version}: atypical against normal mitotic figures
 
@@ -63,12 +65,12 @@ The synthetic shift changes stain, colour, sharpness, noise and compression furt
 """
 
 
-def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
+def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration) -> str:
     """The card's text.
 
     Args:
         config: the recipe.
-        metrics: of `training.evaluate.report_table`, with the shift split's own where there is one.
+        metrics: of `training.evaluation.scores.report_table`, with the shift split's own where there is one.
         calibration: the one stored.
     """
     network = config.network
@@ -86,14 +88,27 @@ def model_card(config: Config, metrics: dict, calibration: Calibration) -> str:
     )
     sides = ", ".join(map(str, sorted(preprocessing_of(config).sides)))
     return TEMPLATE.format(
-        name=config.name, about=config.data.about, version=config.version, backbone=network.backbone,
-        field_of_view=network.field_of_view, input_size=network.input_size,
-        scale=calibration.scale, bias=calibration.bias, crops=metrics["crops"], atypical=metrics["atypical"],
-        slides=metrics["slides"], seed=config.seed, resamples=RESAMPLES, overall=overall,
-        split=SPLIT_SENTENCES[config.data.split].format(config.data.folds),
-        ece=metrics["expected_calibration_error"], reliability=reliability, domains=domains, proxies=_proxies(metrics),
+        name=config.name,
+        version=config.version,
+        about=config.data.about,
+        seed=config.seed,
+        backbone=network.backbone,
+        field_of_view=network.field_of_view,
+        input_size=network.input_size,
         scales=f" and over the central {sides} pixels" if len(network.scales) > 1 else "",
-    )  # fmt: skip
+        scale=calibration.scale,
+        bias=calibration.bias,
+        crops=metrics["crops"],
+        atypical=metrics["atypical"],
+        slides=metrics["slides"],
+        split=SPLIT_SENTENCES[config.data.split].format(config.data.folds),
+        resamples=RESAMPLES,
+        overall=overall,
+        ece=metrics["expected_calibration_error"],
+        reliability=reliability,
+        domains=domains,
+        proxies=_proxies(metrics),
+    )
 
 
 SPLIT_SENTENCES = {
@@ -103,21 +118,20 @@ SPLIT_SENTENCES = {
 }
 
 
-def _proxies(metrics: dict) -> str:
+def _proxies(metrics: dict[str, Any]) -> str:
     sources = {"held-out slides under a synthetic shift": metrics["shifted"]}
     for split in ("sources", "domains"):
         if f"held_out_{split}" in metrics:
             what = "data set" if split == "sources" else "domain"
             sources[f"a whole {what} held out"] = metrics[f"held_out_{split}"]["overall"]
             sources[f"a whole {what} held out, under the shift"] = metrics[f"held_out_{split}"]["shifted"]
-    rows = "\n".join(
-        f"| {name} | " + " | ".join(
-            f"{figures[key]['value']:.3f} | {_interval(figures[key])}" for key in ("roc_auc", "balanced_accuracy")
-        ) + " |"
-        for name, figures in sources.items()
-    )  # fmt: skip
-    return PROXIES.format(rows=rows)
+    rows = []
+    for name, figures in sources.items():
+        entries = [figures[key] for key in ("roc_auc", "balanced_accuracy")]
+        cells = [f"{entry['value']:.3f} | {_interval(entry)}" for entry in entries]
+        rows.append(" | ".join([f"| {name}", *cells]) + " |")
+    return PROXIES.format(rows="\n".join(rows))
 
 
-def _interval(entry: dict) -> str:
+def _interval(entry: dict[str, Any]) -> str:
     return f"{entry['interval_95'][0]:.3f} to {entry['interval_95'][1]:.3f}"

@@ -1,11 +1,14 @@
 """The exponential moving average of the weights, which is what a fit keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import nn
+
+from training.network.classifier import changing, copy_changing
 
 
 class WeightAverage:
@@ -45,53 +48,22 @@ class WeightAverage:
         try:
             yield
         finally:
-            _copy(own, network)
+            copy_changing(own, network)
 
     def copy_to(self, network: nn.Module) -> None:
         """Gives a network the averaged weights."""
-        _copy(self.tensors, network)
+        copy_changing(self.tensors, network)
 
     def synchronise(self) -> None:
         """Gives every process the first one's average: running statistics are of the crops a process has seen."""
         broadcast(self.tensors)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """For a checkpoint."""
-        return self.tensors | {"updates": self.updates}
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: the averaged tensors by name, and the number of updates."""
+        return {**self.tensors, "updates": self.updates}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint."""
         self.updates = int(state["updates"])
         for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])  # type: ignore[arg-type]
-
-
-class ChangingState:
-    """What of a network goes into a checkpoint: its trainable parameters and buffers.
-
-    Args:
-        network: the network being trained.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        return changing(self.network)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """From a checkpoint."""
-        _copy(state, self.network)
-
-
-def changing(network: nn.Module) -> dict[str, Tensor]:
-    """What training changes of a network: its trainable parameters and its buffers, by name."""
-    parameters = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
-    return parameters | dict(network.named_buffers())
-
-
-@torch.no_grad()
-def _copy(tensors: dict[str, Tensor], network: nn.Module) -> None:
-    for name, tensor in changing(network).items():
-        tensor.copy_(tensors[name])
+            tensor.copy_(state[name])

@@ -1,101 +1,71 @@
 """Networks fitted without a part of the crops, and what they say of it."""
 
-import csv
 import logging
-from collections.abc import Sequence
+import zlib
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 
-from model.constants import CLASSES, DEFAULT_VIEWS
-from training.config import Config
-from training.data.manifest import Sample
+from model.constants import DEFAULT_VIEWS
 from training.data.shift import shifted
-from training.fitting.fit import fit, predict, preprocessing_of
+from training.evaluation.held_out import table_path, write_predictions
+from training.fitting.fit import fit_network
+from training.fitting.predict import Inference
+from training.fitting.run import Run
 from training.network.adapters import merge_adapters
+from training.network.classifier import preprocessing_of
 
 logger = logging.getLogger(__name__)
 
 
-def cross_validate(
-    config: Config,
-    accelerator: Accelerator,
-    samples: Sequence[Sample],
-    crops: Sequence[np.ndarray],
-    run: Path,
-    split: str,
-    held_out: np.ndarray,
-) -> Path:
+def cross_validate(run: Run, split: str, folds: np.ndarray) -> Path:
     """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
 
     Args:
-        config: the recipe.
-        accelerator: where it runs.
-        samples: N, all of them.
-        crops: theirs.
-        run: its folder; what is found there is not done again.
+        run: recipe, accelerator, crops and folder.
         split: what a fold is made of.
-        held_out: the fold that each is held out in, (N,), from `training.data.crops.assign_folds`.
+        folds: the fold that each crop is held out in, (N,), from `training.data.folds.assign_folds`.
 
     Returns:
-        The table `held_out_SPLIT.csv`, a row for each sample: file, label, domain, group, fold, logit, shifted_logit.
+        The table of held-out predictions (see `training.evaluation.held_out`).
     """
-    labels = np.array([sample.label for sample in samples])
+    crops = run.crops
     logger.info(
         "%d crops (%d atypical) of %d slides, %d folds of %s, on %s.",
-        len(samples), labels.sum(), len({s.group for s in samples}), held_out.max() + 1, split,
-        accelerator.device,
-    )  # fmt: skip
-    logits = np.empty((len(samples), 2))
-    for fold in range(held_out.max() + 1):
-        logits[held_out == fold] = hold_out(
-            config, accelerator, samples, crops, held_out, fold, run / f"{split}_{fold}"
-        )
-    table = run / f"held_out_{split}.csv"
-    if accelerator.is_main_process:
-        _write_table(table, samples, held_out, logits)
-    accelerator.wait_for_everyone()
+        *(len(crops), crops.labels.sum(), len(set(crops.groups)), folds.max() + 1, split, run.accelerator.device),
+    )
+    logits = np.empty((len(crops), 2))
+    for fold in range(folds.max() + 1):
+        logits[folds == fold] = hold_out(run, split, folds, fold)
+    table = table_path(run.folder, split)
+    if run.accelerator.is_main_process:
+        write_predictions(table, crops.samples, folds, logits)
+    run.accelerator.wait_for_everyone()
     return table
 
 
-def hold_out(
-    config: Config,
-    accelerator: Accelerator,
-    samples: Sequence[Sample],
-    crops: Sequence[np.ndarray],
-    held_out: np.ndarray,
-    fold: int,
-    folder: Path,
-) -> np.ndarray:
+def hold_out(run: Run, split: str, folds: np.ndarray, fold: int) -> np.ndarray:
     """Fits a network to the other folds and predicts one fold.
 
     Args:
-        config: the recipe.
-        accelerator: where it runs.
-        samples: N, all of them.
-        crops: theirs.
-        held_out: the fold that each is held out in, (N,).
+        run: recipe, accelerator, crops and folder.
+        split: what a fold is made of.
+        folds: the fold that each crop is held out in, (N,).
         fold: which one to predict.
-        folder: of the fit; what is found there is not done again.
 
     Returns:
         Logits (M, 2) of the fold's crops, as they are and under a synthetic shift.
     """
-    done = folder / f"logits_{DEFAULT_VIEWS}.npy"
+    config, accelerator, name = run.config, run.accelerator, fit_name(split, fold)
+    done = run.folder / name / f"logits_{DEFAULT_VIEWS}.npy"
     if not done.is_file():
-        inside, outside = np.flatnonzero(held_out != fold), np.flatnonzero(held_out == fold)
-        labels = np.array([samples[i].label for i in outside])
-        training, validation = ([crops[i] for i in indices] for indices in (inside, outside))
-        network = fit(
-            config, accelerator, training, [samples[i] for i in inside], (validation, labels), folder,
-            config.seed + fold,
-        )  # fmt: skip
+        training, validation = run.crops.subset(folds != fold), run.crops.subset(folds == fold)
+        network = fit_network(run, training, name, fit_seed(config.seed, name), validation)
         merge_adapters(network)
-        moved = shifted(validation, [samples[i].group for i in outside], config.seed)
-        predicted = [  # with the container's own views, so that what is measured is what runs
-            predict(network, preprocessing_of(config), of, DEFAULT_VIEWS, accelerator) for of in (validation, moved)
-        ]
+        moved = shifted(validation.crops, validation.groups, config.seed)
+        # With the container's own views, so that what is measured is what runs.
+        inference = Inference(accelerator, preprocessing_of(config), DEFAULT_VIEWS)
+        predicted = [inference.logits(network, crops) for crops in (validation.crops, moved)]
         if accelerator.is_main_process:
             partial = done.with_suffix(".partial.npy")
             np.save(partial, np.stack(predicted, axis=1))
@@ -104,10 +74,11 @@ def hold_out(
     return np.load(done, allow_pickle=False)
 
 
-def _write_table(path: Path, samples: Sequence[Sample], held_out: np.ndarray, logits: np.ndarray) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "label", "domain", "group", "fold", "logit", "shifted_logit"])
-        for sample, fold, pair in zip(samples, held_out, logits, strict=True):
-            label, both = CLASSES[sample.label], [f"{logit:.6f}" for logit in pair]
-            writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, *both])
+def fit_seed(seed: int, name: str) -> int:
+    """The seed of a fit, from the run's; that of another fit or another run's is unrelated."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
+
+
+def fit_name(split: str, fold: int) -> str:
+    """What the fit without a fold is called, such as `slides_0`."""
+    return f"{split}_{fold}"

@@ -1,12 +1,17 @@
-"""The focal loss and the weights of its samples."""
+"""The focal loss, what it is computed against, and the weights of its samples."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.config import LossConfig
+from training.config import Config, LossConfig
+from training.data.sample import Sample
+
+SMALLEST_DISTANCE = 1e-6
+"""Of a probability from its target, under an exponent below 1: at 0 the slope of the power is infinite."""
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float, smoothing: float = 0.0) -> Tensor:
@@ -28,7 +33,10 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, smoothing: float = 
     """
     targets = labels * (1 - smoothing) + smoothing / 2
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (targets - logits.sigmoid()).abs() ** gamma * cross_entropy
+    distance = (targets - logits.sigmoid()).abs()
+    if gamma < 1:
+        distance = distance.clamp_min(SMALLEST_DISTANCE)
+    return distance**gamma * cross_entropy
 
 
 def classification_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
@@ -42,12 +50,30 @@ def classification_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> 
     Returns:
         (N,), not negative.
     """
-    of_class = focal_loss(logits[:, 0], targets[:, 0], config.gamma, config.label_smoothing)
-    of_phase = -(targets[:, 1:] * logits[:, 1:].log_softmax(dim=1)).sum(dim=1)
-    return of_class + config.phases * of_phase
+    class_loss = focal_loss(logits[:, 0], targets[:, 0], config.gamma, config.label_smoothing)
+    phase_loss = -(targets[:, 1:] * logits[:, 1:].log_softmax(dim=1)).sum(dim=1)
+    return class_loss + config.phases * phase_loss
 
 
-def domain_weights(labels: Sequence[int], domains: Sequence[str], balance: float, smoothing: float) -> np.ndarray:
+def targets_and_weights(
+    config: Config, samples: Sequence[Sample], phases: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the network is to say of each sample, and the sample's weight in the loss.
+
+    Returns:
+        (N, 1 + P): how atypical it is, and the share of the experts for each of P phases, 0 to 1; (N,).
+    """
+    labels = [sample.label for sample in samples]
+    atypical = [sample.soft_label for sample in samples] if config.data.soft_labels else labels
+    shares = [[sample.phases.count(name) / max(1, len(sample.phases)) for name in phases] for sample in samples]
+    targets = np.column_stack([atypical, np.reshape(shares, (len(samples), len(phases)))])
+    if not config.loss.domain_weighted:
+        return targets, np.ones(len(samples))
+    domains = [sample.domain for sample in samples]
+    return targets, domain_weights(labels, domains, config.optimisation.balance, config.loss.domain_smoothing)
+
+
+def domain_weights(labels: ArrayLike, domains: Sequence[str], balance: float, smoothing: float) -> np.ndarray:
     """Weights of samples against the frequency of their domain and class: the domain-weighted focal loss.
 
     The loss is mean_i w_i FL_i. With f(d, c) the share of domain d and class c among the crops drawn, K the number of
@@ -72,12 +98,10 @@ def domain_weights(labels: Sequence[int], domains: Sequence[str], balance: float
     labels = np.asarray(labels)
     natural = labels.mean()
     atypical = natural * (1 - balance) + 0.5 * balance
-    drawn = np.where(labels == 1, atypical / max(natural, 1e-12), (1 - atypical) / max(1 - natural, 1e-12)) / len(
-        labels
-    )
-    _, pair = np.unique(
-        [f"{label} {domain}" for label, domain in zip(labels, domains, strict=True)], return_inverse=True
-    )
+    times_drawn = np.where(labels == 1, atypical / max(natural, 1e-12), (1 - atypical) / max(1 - natural, 1e-12))
+    drawn = times_drawn / len(labels)
+    pairs = [f"{label} {domain}" for label, domain in zip(labels, domains, strict=True)]
+    _, pair = np.unique(pairs, return_inverse=True)
     frequency = np.bincount(pair, drawn)
     weights = 1 / (frequency + smoothing / len(frequency))
     return (weights / (frequency @ weights))[pair]

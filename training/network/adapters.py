@@ -8,6 +8,7 @@ magnitude and direction of the columns apart. The implementation is peft's.
 
 import hashlib
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,7 +17,7 @@ from torch import nn
 from model.network.classifier import MitosisClassifier
 from model.network.weights import misfit
 from training.config import AdapterConfig, ConfigError
-from training.fitting.averaging import changing
+from training.network.classifier import changing
 
 TARGETS = {
     "q": ("attn.q_proj",),
@@ -41,7 +42,7 @@ def add_adapters(classifier: MitosisClassifier, config: AdapterConfig) -> None:
     """
     peft_config = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=cast(int, config.alpha),  # a divided number, though peft declares whole ones
         lora_dropout=config.dropout,
         target_modules=target_modules(classifier.backbone, config.targets),
         use_dora=config.dora,
@@ -108,7 +109,7 @@ def backbone_sha256(classifier: MitosisClassifier) -> str:
     }
     for name in sorted(frozen):
         digest.update(name.encode())
-        digest.update(frozen[name].detach().float().cpu().contiguous().numpy())
+        digest.update(frozen[name].detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.network.classifier import MitosisClassifier
 from training.config import Config
-from training.fitting.fit import build_network
 from training.network.adapters import add_adapters
+from training.network.classifier import build_network
 
 HALF, SINGLE = 2, 4
 """Bytes of a number."""
@@ -62,7 +62,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _tokens(network: MitosisClassifier, side: int) -> int | None:
-    backbone = network.backbone
+    backbone: Any = network.backbone
     embedding = getattr(backbone, "patch_embed", None)
     if embedding is None:
         return None
@@ -89,14 +89,15 @@ def _kept_bytes(network: MitosisClassifier, image: Tensor, config: Config) -> fl
         return tensor
 
     network.train()
+    backbone: Any = network.backbone
     if config.optimisation.gradient_checkpointing:
-        network.backbone.set_grad_checkpointing(False)
+        backbone.set_grad_checkpointing(False)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network.backbone(image)  # the head, one row of numbers, does not count
+        backbone(image)  # the head, one row of numbers, does not count
     total = sum(kept.values())
-    blocks = len(getattr(network.backbone, "blocks", ())) or 1
+    blocks = len(getattr(backbone, "blocks", ())) or 1
     if not config.optimisation.gradient_checkpointing:
         return total
     tokens = _tokens(network, config.network.input_size)
-    inputs = blocks * SINGLE * tokens * network.backbone.num_features if tokens else total / math.sqrt(blocks)
+    inputs = blocks * SINGLE * tokens * backbone.num_features if tokens else total / math.sqrt(blocks)
     return inputs + total / blocks

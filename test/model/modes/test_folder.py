@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,10 +19,15 @@ import tifffile
 from helpers import REPOSITORY
 
 from model.errors import CaseError
+from model.images.rgb import Stack
 from model.modes import folder as folder_module
-from model.modes.folder import classify_folder, image_files, rescale
-from model.network.weights import Calibration
+from model.modes.folder import FolderOptions, classify_folder, rescale
+from model.modes.listing import Listed
+from model.modes.tables import Known, Record, RunTables
+from model.network.calibration import Calibration
 from model.predictor import Predictor
+
+RESUME = FolderOptions(resume=True)
 
 
 def write_tree(root: Path, crops: list[np.ndarray]) -> list[tuple[str, int]]:
@@ -106,6 +112,27 @@ def test_mpp_rescales_to_a_quarter_micrometre(tmp_path: Path, crops: list[np.nda
     assert abs(confidences[0] - expected) > 0.01
 
 
+def test_a_resolution_that_a_file_states_rescales_it(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "in").mkdir()
+    large = cv2.resize(crops[0], (256, 256), interpolation=cv2.INTER_LINEAR)
+    for name, pixels in (("a", 80_000), ("b", 40_000), ("c", 42_000)):  # 0.125, 0.25 and 0.238 µm per pixel
+        tifffile.imwrite(
+            tmp_path / "in" / f"{name}.tif", large, photometric="rgb", resolution=(pixels, pixels), resolutionunit=3
+        )
+    predictor = Predictor(small_weights, "cpu")
+    with caplog.at_level(logging.INFO):
+        classify_folder(predictor, tmp_path / "in", tmp_path / "out")
+    assert "a.tif states 0.125 µm per pixel" in caplog.text and "b.tif states" not in caplog.text
+    found = [float(row["confidence"]) for row in rows_of(tmp_path / "out" / "predictions.csv")]
+    expected = predictor([rescale(large, 0.125), large, large])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    classify_folder(predictor, tmp_path / "in", tmp_path / "said", FolderOptions(mpp=0.25))
+    said = [float(row["confidence"]) for row in rows_of(tmp_path / "said" / "predictions.csv")]
+    np.testing.assert_allclose(said, [expected[1]] * 3, atol=1e-5)
+
+
 @pytest.mark.parametrize(("mpp", "side"), [(0.5, 256), (0.25, 128), (0.125, 64), (0.2, 102)])
 def test_rescaled_sides(crops: list[np.ndarray], mpp: float, side: int) -> None:
     assert rescale(crops[0], mpp).shape == (side, side, 3)
@@ -120,7 +147,7 @@ def test_an_mpp_that_would_fill_the_memory_is_a_failure_of_the_file(
     tmp_path: Path, crops: list[np.ndarray], small_weights: Path
 ) -> None:
     write_tree(tmp_path / "in", crops)
-    done = classify_folder(Predictor(small_weights, "cpu"), tmp_path / "in", tmp_path / "out", mpp=1e4)
+    done = classify_folder(Predictor(small_weights, "cpu"), tmp_path / "in", tmp_path / "out", FolderOptions(mpp=1e4))
     assert done.failed == done.files == 5 and done.crops == 0
 
 
@@ -146,7 +173,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert 0 < before < 8 and not (tmp_path / "out" / "predictions.json").exists()
     with (tmp_path / "out" / "predictions.csv").open("a") as file:
         file.write("c.PNG,0,norm")  # killed while writing a block
-    done = classify_folder(predictor, tmp_path / "in", tmp_path / "out", resume=True)
+    done = classify_folder(predictor, tmp_path / "in", tmp_path / "out", RESUME)
     assert (done.files, done.crops, done.failed) == (6, 8, 1)
     for name in ("predictions.csv", "failures.csv", "predictions.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -179,18 +206,15 @@ def test_going_on_with_something_else_is_refused(tmp_path: Path, crops: list[np.
     write_tree(tmp_path / "in", crops)
     predictor = Predictor(small_weights, "cpu")
     classify_folder(predictor, tmp_path / "in", tmp_path / "out")
-    with pytest.raises(CaseError, match="other weights, views or mpp"):
-        classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out", resume=True)
+    with pytest.raises(CaseError, match="other weights, views or µm"):
+        classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out", RESUME)
     other = Predictor(small_weights, "cpu")  # the same tensors
     other.config = replace(other.config, calibration=Calibration(2.0, 0.0))
-    with pytest.raises(CaseError, match="other weights, views or mpp"):
-        classify_folder(other, tmp_path / "in", tmp_path / "out", resume=True)
-    (tmp_path / "in" / "a.png").unlink()
-    with pytest.raises(CaseError, match="is not what it was"):
-        classify_folder(predictor, tmp_path / "in", tmp_path / "out", resume=True)
+    with pytest.raises(CaseError, match="other weights, views or µm"):
+        classify_folder(other, tmp_path / "in", tmp_path / "out", RESUME)
     (tmp_path / "out" / "run.json").write_text("{")
     with pytest.raises(CaseError, match="cannot be understood"):
-        classify_folder(predictor, tmp_path / "in", tmp_path / "out", resume=True)
+        classify_folder(predictor, tmp_path / "in", tmp_path / "out", RESUME)
 
 
 def test_folders_without_images_are_refused(tmp_path: Path, small_weights: Path) -> None:
@@ -219,35 +243,34 @@ def test_reading_is_bounded(tmp_path: Path, crops: list[np.ndarray], small_weigh
     monkeypatch.setattr(folder_module, "FILES_AHEAD", 4)
     monkeypatch.setattr(folder_module, "FILES_PER_BLOCK", 3)
     read, written, most = [], [0], [0]
-    read_crops, write_block = folder_module.read_crops, folder_module._write_block
+    read_stack, append = folder_module.read_stack, RunTables.append
 
-    def count(path: Path) -> list[np.ndarray]:
+    def count(path: Path) -> Stack:
         read.append(path)
         most[0] = max(most[0], len(read) - written[0])
-        return read_crops(path)
+        return read_stack(path)
 
-    def write(block: list, *rest: object) -> None:
-        write_block(block, *rest)
-        written[0] += len(block)
+    def write(self: RunTables, records: list) -> None:
+        append(self, records)
+        written[0] += len(records)
 
-    monkeypatch.setattr(folder_module, "read_crops", count)
-    monkeypatch.setattr(folder_module, "_write_block", write)
+    monkeypatch.setattr(folder_module, "read_stack", count)
+    monkeypatch.setattr(RunTables, "append", write)
     classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out")
     assert len(read) == 40 and most[0] <= 2 * 3 + 4
-    assert len(list(image_files(tmp_path / "in"))) == 40
 
 
 def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "BYTES_AHEAD", 20)
     read, done = [], []
 
-    def note(file: Path) -> str:
-        read.append(file)
-        return ""
+    def note(image: Listed) -> Record:
+        read.append(image)
+        return Record(image, reason="none")
 
-    files = [Path(f"{number}") for number in range(60)]
-    for file, _ in folder_module._read_ahead(files, note, lambda _: 10):
-        done.append(file)
+    images = [Listed(f"{number:02}", bytes=10) for number in range(60)]
+    for image, _ in folder_module._read_ahead(images, Known(iter(())), note):
+        done.append(image)
         time.sleep(0.002)  # for the readers to get as far as they may
         assert len(read) - len(done) <= 2
-    assert done == files == read
+    assert done == images == read

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,14 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(CaseError, match="No space left"):
         write_result(tmp_path, result([0.3]))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["large", "fifo"])
+def test_an_inputs_json_of_any_size_or_kind_ends_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "inputs.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"[" + b" " * (1 << 21) + b"]")
+    with pytest.raises(CaseError, match=r"inputs\.json cannot be read \((it is a pipe|larger than)"):
+        find_stack(tmp_path)

@@ -177,14 +177,18 @@ class FakePredictor:
 
     def __init__(self) -> None:
         self.ready = threading.Event()
+        self.works = True
 
     def warm_up(self) -> None:
         self.ready.wait(10)
 
+    def responds(self) -> bool:
+        return self.works
+
 
 def test_health_is_503_until_the_model_has_run_and_invoke_is_refused() -> None:
     predictor = FakePredictor()
-    service = Service(lambda: predictor, lambda _: None)  # type: ignore[arg-type, return-value]
+    service = Service(lambda: predictor, lambda: None)  # type: ignore[arg-type, return-value]
     loading = threading.Thread(target=service.start)
     loading.start()
     assert service.health().status_code == 503 and service.invoke().status_code == 503
@@ -196,7 +200,7 @@ def test_health_is_503_until_the_model_has_run_and_invoke_is_refused() -> None:
 def test_overlapping_calls_do_not_mix() -> None:
     inside, most = [0], [0]
 
-    def handle(_: object) -> None:
+    def handle() -> None:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
         time.sleep(0.05)
@@ -217,7 +221,7 @@ def test_overlapping_calls_do_not_mix() -> None:
 def test_a_fault_of_the_program_is_500_and_survived() -> None:
     faults = [ZeroDivisionError("a fault"), None]
 
-    def handle(_: object) -> None:
+    def handle() -> None:
         fault = faults.pop(0)
         if fault is not None:
             raise fault
@@ -230,6 +234,37 @@ def test_a_fault_of_the_program_is_500_and_survived() -> None:
     assert service.invoke().status_code == 201
 
 
+def test_after_the_gpu_stopped_working_it_is_not_healthy_any_more() -> None:
+    def handle() -> None:
+        predictor.works = False
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    predictor = FakePredictor()
+    predictor.ready.set()
+    service = Service(lambda: predictor, handle)  # type: ignore[arg-type, return-value]
+    service.start()
+    assert service.health().status_code == 200
+    assert service.invoke().status_code == 500
+    assert service.health().status_code == 503
+
+
+def test_health_can_be_asked_for_without_a_body(server: Server) -> None:
+    server.wait()
+    answer = server.client.head("/health")
+    assert answer.status_code == 200 and answer.content == b""
+
+
+def test_a_request_that_does_not_come_is_not_waited_for(server: Server) -> None:
+    server.wait()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n")
+        start = time.monotonic()
+        while time.monotonic() - start < 25 and slow.recv(1000):
+            pass
+        assert time.monotonic() - start < 20
+    assert server.client.get("/health").status_code == 200
+
+
 def test_the_app_has_just_the_two_endpoints() -> None:
-    service = Service(lambda: None, lambda _: None)  # type: ignore[arg-type, return-value]
+    service = Service(lambda: None, lambda: None)  # type: ignore[arg-type, return-value]
     assert {route.path for route in create_app(service).routes} == {"/health", "/invoke"}

@@ -1,18 +1,23 @@
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from model.errors import WeightsError
-from model.network import weights as checkpoint
+from model.errors import PredictionError, WeightsError, one_line
 from model.network import weights_folder
+from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
+from model.network.weights import load, save
+from model.network.weights_config import DTYPES, FORMAT_VERSION, Network, WeightsConfig, read_config
+from model.network.weights_folder import CONFIG_FILE, TENSOR_FILE, begin_reading, file_sha256
+from model.predictor import Predictor
 
 
 @pytest.fixture
@@ -22,21 +27,21 @@ def folder(small_weights: Path, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **values: object) -> None:
-    path = folder / checkpoint.CONFIG_FILE
+    path = folder / CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_saved_weights_load_as_they_were(small_weights: Path, tmp_path: Path, dtype: str) -> None:
-    network, config = checkpoint.load(small_weights)
-    written = checkpoint.save(tmp_path / "copy", network, replace(config, dtype=dtype))
-    again, read = checkpoint.load(tmp_path / "copy")
+    network, config = load(small_weights)
+    written = save(tmp_path / "copy", network, replace(config, dtype=dtype))
+    again, read = load(tmp_path / "copy")
     assert read == written
     assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
     for name, tensor in network.state_dict().items():
         stored = again.state_dict()[name]
         halved = tensor.is_floating_point() and tensor.ndim > 1
-        assert stored.dtype == (checkpoint.DTYPES[dtype] if halved else tensor.dtype)
+        assert stored.dtype == (DTYPES[dtype] if halved else tensor.dtype)
         assert torch.equal(stored, tensor.to(stored.dtype))
 
 
@@ -59,8 +64,8 @@ def test_what_is_in_no_file_is_computed_anew(tmp_path: Path, backbone: str, argu
         "any", "0", Network(backbone, pooling, arguments), Preprocessing(78, side, (0.5,) * 3, (0.5,) * 3),
         Calibration(), "float32", "",
     )  # fmt: skip
-    checkpoint.save(tmp_path / "weights", network, config)
-    rebuilt, _ = checkpoint.load(tmp_path / "weights")
+    save(tmp_path / "weights", network, config)
+    rebuilt, _ = load(tmp_path / "weights")
     images = torch.randn(2, 3, side, side)
     with torch.inference_mode():
         expected = network(images)
@@ -71,52 +76,72 @@ def test_what_is_in_no_file_is_computed_anew(tmp_path: Path, backbone: str, argu
 def test_no_random_initialisation_is_done(small_weights: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    checkpoint.load(small_weights)
+    load(small_weights)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_missing_parts_are_named(folder: Path) -> None:
-    (folder / checkpoint.TENSOR_FILE).unlink()
+    (folder / TENSOR_FILE).unlink()
     with pytest.raises(WeightsError, match=r"incomplete: model\.safetensors is missing"):
-        checkpoint.load(folder)
-    (folder / checkpoint.CONFIG_FILE).unlink()
+        load(folder)
+    (folder / CONFIG_FILE).unlink()
     with pytest.raises(WeightsError, match=r"has no config\.json"):
-        checkpoint.load(folder)
+        load(folder)
 
 
 def test_an_altered_tensor_file_is_refused(folder: Path) -> None:
-    path = folder / checkpoint.TENSOR_FILE
+    path = folder / TENSOR_FILE
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="altered"):
-        checkpoint.load(folder)
+        load(folder)
 
 
 def test_a_checksum_begun_in_the_background_is_used_once(folder: Path) -> None:
-    path = folder / checkpoint.TENSOR_FILE
-    weights_folder.begin_sha256(path)
-    checkpoint.load(folder)
+    path = folder / TENSOR_FILE
+    begin_reading(folder)
+    load(folder)
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(WeightsError, match="altered"):
-        checkpoint.load(folder)
-    weights_folder.begin_sha256(folder / "missing")
-    with pytest.raises(OSError, match="missing"):
-        weights_folder.sha256_once(folder / "missing")
+        load(folder)
+    path.unlink()
+    begin_reading(folder)
+    with pytest.raises(WeightsError, match="is missing"):
+        load(folder)
+
+
+def test_what_is_hashed_is_what_is_loaded(folder: Path, small_weights: Path) -> None:
+    """The file is replaced by another between the two."""
+    tensors = load_file(folder / TENSOR_FILE)
+    begin_reading(folder)
+    other = folder / "other"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, other)
+    other.replace(folder / TENSOR_FILE)
+    network, _ = load(folder)
+    assert torch.equal(network.head.weight, load(small_weights)[0].head.weight)
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, TENSOR_FILE])
+def test_a_pipe_is_refused_without_waiting(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(WeightsError, match="it is a "):
+        load(folder)
 
 
 def test_a_truncated_tensor_file_is_refused_even_with_its_own_checksum(folder: Path) -> None:
-    path = folder / checkpoint.TENSOR_FILE
+    path = folder / TENSOR_FILE
     path.write_bytes(path.read_bytes()[:-10])
-    edit(folder, sha256=checkpoint.file_sha256(path))
+    edit(folder, sha256=file_sha256(path))
     with pytest.raises(WeightsError, match="safetensors"):
-        checkpoint.load(folder)
+        load(folder)
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"format_version": checkpoint.FORMAT_VERSION + 1}, "format version"),
+        ({"format_version": FORMAT_VERSION + 1}, "format version"),
         ({"format_version": None}, "format version"),
         ({"unheard_of": 1}, "does not describe a network"),
         ({"preprocessing": {"field_of_view": 78}}, "does not describe a network"),
@@ -134,30 +159,102 @@ def test_a_truncated_tensor_file_is_refused_even_with_its_own_checksum(folder: P
 def test_a_config_that_cannot_be_right_is_refused(folder: Path, values: dict, sentence: str) -> None:
     edit(folder, **values)
     with pytest.raises(WeightsError, match=sentence):
-        checkpoint.load(folder)
+        load(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+WRONG_VALUES = [
+    *(("name", value) for value in (1, None, ["compact"])),
+    ("training", "none"),
+    ("sha256", 5),
+    *(("dtype", value) for value in (["float32"], {"a": 1}, 32, None)),
+    *(("format_version", value) for value in (True, "2", 2.0, [2])),
+    *(("classes", value) for value in (5, None, [["normal"], ["atypical"]], {"normal": 0, "atypical": 1})),
+    *(("threshold", value) for value in ("0.5", None, [0.5])),
+    *(
+        ("network", value)
+        for value in (None, 5, [], "resnet18", {"backbone": 5}, {"backbone": ["a"]}, {"backbone": {}})
+    ),
+    *(("network.backbone_args", value) for value in (None, 5, [1], "a=1", {"no_such_argument": 1}, {"act_layer": 7})),
+    *(("network.pooling", value) for value in (5, None, "no_such_pooling", ["avg"])),
+    *(("preprocessing", value) for value in (None, 5, [], "78")),
+    *(("preprocessing.mean", value) for value in (0.5, [0.5], [0.5] * 4, ["a"] * 3, [None] * 3, "0.5", [1e400] * 3)),
+    *(("preprocessing.std", value) for value in (0.5, [0, 1, 1], [-1, 1, 1], [True] * 3, {})),
+    *(("preprocessing.scales", value) for value in (1.0, [], ["1"], [0], [-1.0], [1.0] * 100, [1e9], None, [[1.0]])),
+    *(("preprocessing.input_size", value) for value in (0, -5, "64", 64.5, 10**9, 10**30, None, [64], True)),
+    *(("preprocessing.field_of_view", value) for value in (0, -5, "78", 78.5, 10**9, None, [78])),
+    *(("calibration.scale", value) for value in (0, -1, "1", None, [1.0], 1e400, True)),
+    *(("calibration.bias", value) for value in ("0", None, [0.0], -1e400)),
+    *(("calibration", value) for value in (None, 5, [])),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_VALUES)
+def test_every_wrong_value_in_the_config_is_a_sentence(folder: Path, key: str, value: object) -> None:
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    *way, last = key.split(".")
+    part = content
+    for name in way:
+        part = part[name]
+    part[last] = value
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+    with pytest.raises(WeightsError) as raised:
+        Predictor(folder, "cpu")
+    assert "\n" not in one_line(raised.value) and str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["name", "network", "preprocessing", "calibration", "dtype", "sha256", "classes"])
+def test_every_missing_key_is_a_sentence(folder: Path, key: str) -> None:
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    del content[key]
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+    if key == "classes":
+        with pytest.raises(WeightsError, match="classes must be a list"):
+            read_config(folder)
+    else:
+        with pytest.raises(WeightsError, match="does not describe a network"):
+            read_config(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float64, torch.bool])
+def test_tensors_of_another_type_are_refused(folder: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(folder / TENSOR_FILE)
+    tensors["head.weight"] = tensors["head.weight"].to(dtype)
+    save_file(tensors, folder / TENSOR_FILE)
+    edit(folder, sha256=file_sha256(folder / TENSOR_FILE))
+    with pytest.raises(WeightsError, match=rf"tensor head\.weight is {dtype}"):
+        load(folder)
+
+
+def test_a_network_that_does_not_run_on_its_input_size_is_a_sentence(tmp_path: Path) -> None:
+    network = Network("vit_tiny_patch16_224", "token", {"depth": 1})
+    classifier = MitosisClassifier(network.backbone, network.pooling, network.backbone_args)
+    preprocessing = Preprocessing(78, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    save(tmp_path, classifier, WeightsConfig("v", "0", network, preprocessing, Calibration(), "float32", ""))
+    with pytest.raises(PredictionError, match="does not run on images of 64 x 64 pixels"):
+        Predictor(tmp_path, "cpu").warm_up()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "{" * 2_000_000, "\ud800", "\x00"])
 def test_a_config_that_is_no_object_is_refused(folder: Path, text: str) -> None:
-    (folder / checkpoint.CONFIG_FILE).write_text(text)
+    (folder / CONFIG_FILE).write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(WeightsError, match=r"config\.json"):
-        checkpoint.load(folder)
+        load(folder)
 
 
 def test_folders_of_older_versions_are_read_or_refused_by_name(folder: Path) -> None:
-    network = json.loads((folder / checkpoint.CONFIG_FILE).read_text())["network"]
+    network = json.loads((folder / CONFIG_FILE).read_text())["network"]
     edit(folder, network=network | {"members": 1})
-    assert checkpoint.read_config(folder).network.backbone == network["backbone"]
+    assert read_config(folder).network.backbone == network["backbone"]
     edit(folder, network=network | {"members": 3})
     with pytest.raises(WeightsError, match="several backbones in one, which this program no longer runs"):
-        checkpoint.read_config(folder)
+        read_config(folder)
 
 
 def test_tensors_that_are_not_finite_are_not_written(small_weights: Path, tmp_path: Path) -> None:
-    network, config = checkpoint.load(small_weights)
+    network, config = load(small_weights)
     network.head.weight[0, 0] = 1e6
     with pytest.raises(WeightsError, match=r"head\.weight is not finite in float16"):
-        checkpoint.save(tmp_path / "bad", network, replace(config, dtype="float16"))
+        save(tmp_path / "bad", network, replace(config, dtype="float16"))
     assert not (tmp_path / "bad").exists()
 
 
@@ -178,7 +275,7 @@ def test_weights_are_chosen_in_the_documented_order(
     uploaded.mkdir()
     (uploaded / "lost+found").mkdir()
     assert weights_folder.choose_weights(None) == weights_folder.BAKED
-    (uploaded / checkpoint.TENSOR_FILE).touch()
+    (uploaded / TENSOR_FILE).touch()
     assert weights_folder.choose_weights(None) == uploaded, "half a folder is refused later, not passed over"
     monkeypatch.setenv("MODEL_DIR", str(tmp_path / "mine"))
     assert weights_folder.choose_weights(None) == tmp_path / "mine"
@@ -186,6 +283,43 @@ def test_weights_are_chosen_in_the_documented_order(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 5 and all(message.startswith("Weights: ") for message in said)
     assert "a model was uploaded" in said[2] and "MODEL_DIR says so" in said[3] and "--weights says so" in said[4]
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["mine/config.json", "mine/model.safetensors"], "mine"),
+        (["mine/model.safetensors"], "mine"),
+        (
+            ["a/config.json", "b/config.json"],
+            "holds several weights folders \\(but a, b\\); upload one with",
+        ),
+        (["weights.pth"], "holds no weights folder \\(but weights.pth\\); upload one"),
+        (["a/b/config.json"], "holds no weights folder \\(but a\\); upload one"),
+    ],
+)
+def test_whatever_was_uploaded_is_used_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], chosen: str
+) -> None:
+    uploaded = tmp_path / "uploaded"
+    monkeypatch.setattr(weights_folder, "UPLOADED", uploaded)
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    for name in files:
+        (uploaded / name).parent.mkdir(parents=True, exist_ok=True)
+        (uploaded / name).touch()
+    if chosen == "mine":
+        assert weights_folder.choose_weights(None) == uploaded / "mine"
+    else:
+        with pytest.raises(WeightsError, match=chosen):
+            weights_folder.choose_weights(None)
+
+
+def test_an_upload_that_is_no_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_folder, "UPLOADED", tmp_path / "uploaded")
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    (tmp_path / "uploaded").write_text("a file")
+    with pytest.raises(WeightsError, match=r"uploaded cannot be listed \(Not a directory\)"):
+        weights_folder.choose_weights(None)
 
 
 def test_no_weights_at_all_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

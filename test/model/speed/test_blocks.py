@@ -11,11 +11,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.network import weights as checkpoint
+from model.network.calibration import Calibration, calibrate
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
-from model.network.weights import Calibration, Network, WeightsConfig
-from model.predictor import Predictor, calibrate, view_averaged_logits
+from model.network.weights import save
+from model.network.weights_config import Network, WeightsConfig
+from model.predictor import Predictor, ViewAverage
 from model.speed.blocks import _Block, streamline
 
 SIDE = 96
@@ -156,12 +157,12 @@ def test_real_crops_keep_their_probabilities(
     network = random_network("vit_small_plus_patch16_dinov3", **APART)
     preprocessing = Preprocessing(78, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     fields, cpu = preprocessing.cut_out(crops), torch.device("cpu")
-    logits = view_averaged_logits(network, preprocessing, fields, "rot4", 8, cpu)
+    logits = ViewAverage(network, preprocessing, "rot4", 8, cpu).logits(fields)
     calibration = Calibration(1 / logits.std(), -np.median(logits) / logits.std())
     expected = calibrate(logits, calibration)
     about = Network("vit_small_plus_patch16_dinov3", "token", APART | {"depth": 3})
     config = WeightsConfig("random", "0", about, preprocessing, calibration, "float32", "")
-    checkpoint.save(tmp_path, network, config)
+    save(tmp_path, network, config)
     predictor = Predictor(tmp_path, "cpu", "rot4", dtype=dtype)
     streamline(predictor.network.backbone, SIDE)  # as it does by itself on a GPU
     assert blocks(predictor.network) == 3

@@ -9,10 +9,11 @@ import torch
 from helpers import DEFAULT_WEIGHTS
 from torch import nn
 
-from model.network import weights as checkpoint
+from model.network.calibration import calibrate
 from model.network.classifier import MitosisClassifier
+from model.network.weights import load
 from model.network.weights_folder import TENSOR_FILE, file_sha256
-from model.predictor import Predictor, calibrate, view_averaged_logits
+from model.predictor import Predictor, ViewAverage
 from model.speed.folding import _FusedConvolution, fold
 from training.config import AdapterConfig
 from training.network.adapters import add_adapters
@@ -124,11 +125,10 @@ def test_a_layer_that_runs_twice_is_not_folded() -> None:
 def test_real_crops_keep_their_probabilities(real_crops: tuple) -> None:
     """The predictor against the network as it is stored, in float32."""
     crops, _ = real_crops
-    network, config = checkpoint.load(DEFAULT_WEIGHTS)
+    network, config = load(DEFAULT_WEIGHTS)
     preprocessing = config.preprocessing
-    plain = view_averaged_logits(
-        network.float(), preprocessing, preprocessing.cut_out(crops), "d4", 8, torch.device("cpu")
-    )
+    average = ViewAverage(network.float(), preprocessing, "d4", 8, torch.device("cpu"))
+    plain = average.logits(preprocessing.cut_out(crops))
     expected = calibrate(plain, config.calibration)
     predictor = Predictor(DEFAULT_WEIGHTS, "cpu")
     assert norms(network) == 64 and norms(predictor.network) == 0

@@ -1,9 +1,78 @@
 import subprocess
 import sys
+from pathlib import Path
 
 from helpers import DEFAULT_WEIGHTS, REPOSITORY
 
-CODE = f"""
+START = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from model.speed import imports
+from model.speed.imports import lean_start
+def deferred():
+    return {{name for name in imports.DEFERRED if isinstance(sys.modules[name], imports._Deferred)}}
+def load():
+    from model.predictor import Predictor
+    return Predictor(Path({str(DEFAULT_WEIGHTS)!r}), "cpu")
+crop = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+"""
+PREDICTION = """
+with lean_start():
+    predictor = load()
+found = predictor([crop])
+assert deferred() == set(imports.DEFERRED)
+assert not {"torch._prims", "torch.ao.quantization", "huggingface_hub"} & set(sys.modules)
+print(repr(found[0]))
+"""
+LATER = """
+with lean_start():
+    import torch
+import torch.export._tree_utils
+from torch.export import Dim
+assert callable(torch.export.export) and Dim is torch.export.Dim
+assert callable(torch.quantization.quantize_dynamic)
+assert deferred() == {imports.META_FUNCTIONS}
+import huggingface_hub
+"""
+BUILDING = """
+with lean_start():
+    import torch
+    from model.network.weights import build
+    from model.network.weights_config import Network
+    from model.network.classifier import MitosisClassifier
+    from model.speed.initialisation import _on_meta
+    network = Network("swinv2_tiny_window8_256")
+    tensors = MitosisClassifier(network.backbone).state_dict()
+    assert imports.META_FUNCTIONS in deferred()
+    try:
+        _on_meta(lambda: MitosisClassifier(network.backbone))
+    except NotImplementedError:
+        pass
+    else:
+        raise AssertionError("choose an architecture that needs them")
+    build(network, tensors, Path("folder/file"))
+assert imports.META_FUNCTIONS not in deferred()
+"""
+FOLDER = """
+import process
+assert process.main(["folder", sys.argv[1], sys.argv[2], "--device", "cpu", "--views", "none"]) == 0
+assert deferred() == set(imports.DEFERRED)
+"""
+SERVER = """
+import model.modes.server
+assert "torch" not in sys.modules
+"""
+USUAL = """
+import torch
+with lean_start():
+    predictor = load()
+assert not deferred()
+print(repr(predictor([crop])[0]))
+"""
+
+
+NEITHER = f"""
 import sys
 from pathlib import Path
 import numpy as np
@@ -21,13 +90,14 @@ TRANSFORMER = """
 import sys
 from pathlib import Path
 import torch
-from model.network import weights as checkpoint
+from model.network.weights import build
+from model.network.weights_config import Network
 from model.network.classifier import MitosisClassifier
-network = checkpoint.Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
-with torch.device("meta"), checkpoint._NoInitialisation():
-    shapes = MitosisClassifier(network.backbone, network.pooling, network.backbone_args).state_dict()
+from model.speed.initialisation import uninitialised
+network = Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
+shapes = uninitialised(lambda: MitosisClassifier(network.backbone, network.pooling, network.backbone_args)).state_dict()
 tensors = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
-checkpoint.build(network, tensors, Path("folder/file"))
+build(network, tensors, Path("folder/file"))
 assert not [name for name in sys.modules if name in ("torchvision", "torch._dynamo", "sympy")]
 """
 FULL = f"""
@@ -40,13 +110,32 @@ assert lean is timm
 """
 
 
-def run(code: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+def run(code: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_prediction_leaves_out_what_it_does_not_use_and_is_the_same() -> None:
+    assert run(START + PREDICTION) == run(START + USUAL) != ""
+
+
+def test_every_mode_starts_like_that(tmp_path: Path) -> None:
+    run(START + FOLDER, str(REPOSITORY / "test" / "input"), str(tmp_path / "out"))
+    run(START + SERVER)
+
+
+def test_what_was_deferred_is_there_when_it_is_used() -> None:
+    run(START + LATER)
+
+
+def test_an_architecture_that_needs_what_was_deferred_is_built() -> None:
+    run(START + BUILDING)
 
 
 def test_a_prediction_imports_neither_torchvision_nor_the_compiler_and_leaves_both_usable() -> None:
-    run(CODE)
+    run(NEITHER)
 
 
 def test_building_a_transformer_imports_neither_the_compiler_nor_symbolic_algebra() -> None:

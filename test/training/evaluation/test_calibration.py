@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from model.predictor import calibrate, sigmoid
+from model.network.calibration import calibrate, sigmoid
 from training.evaluation.calibration import CalibrationError, cross_calibrate, fit_calibration
+from training.evaluation.held_out import Predictions
 
 
 def simulate(count: int, atypical: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,10 +41,16 @@ def test_scale_of_the_logits_does_not_matter() -> None:
 def test_cross_calibration_uses_the_other_folds_only() -> None:
     logits, labels = simulate(3000, 0.2, seed=3)
     folds = np.arange(3000) % 3
-    probabilities = cross_calibrate(logits, labels, folds)
+    nowhere = np.full(3000, "")
+    held_out = Predictions(labels, logits, logits - 1, folds, nowhere, nowhere)
     calibration = fit_calibration(logits[folds != 1], labels[folds != 1])
-    expected = sigmoid(calibration.scale * logits[folds == 1] + calibration.bias)
-    np.testing.assert_allclose(probabilities[folds == 1], expected)
+    for given, calibrated in ((None, logits), (held_out.shifted_logits, logits - 1)):
+        expected = sigmoid(calibration.scale * calibrated[folds == 1] + calibration.bias)
+        np.testing.assert_allclose(cross_calibrate(held_out, given)[folds == 1], expected)
+    further = simulate(3000, 0.2, seed=4)[0] + labels
+    both = fit_calibration(np.concatenate([logits[folds != 1], further[folds != 1]]), np.tile(labels[folds != 1], 2))
+    expected = sigmoid(both.scale * logits[folds == 1] + both.bias)
+    np.testing.assert_allclose(cross_calibrate(held_out, further=further)[folds == 1], expected)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,8 @@
-import csv
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from helpers import REPOSITORY
 
-from training.evaluate import expected_calibration_error, reliability, report, scores
+from training.evaluation.held_out import Predictions
+from training.evaluation.scores import expected_calibration_error, reliability, report, scores
 
 
 def test_scores_against_counting() -> None:
@@ -37,39 +31,21 @@ def test_reliability_compares_like_with_like_at_equal_prevalence() -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
 def test_intervals_are_over_slides() -> None:
     """Copying every crop within its slide adds no information: the interval must not shrink."""
     random = np.random.default_rng(0)
     labels = np.tile([0, 0, 1], 40)
     probabilities = np.clip(random.normal(0.4 + 0.2 * labels, 0.2), 0, 1)
     groups, domains = np.repeat(np.arange(40), 3), np.array(["a"] * 60 + ["b"] * 60)
-    once = report(labels, probabilities, groups, domains)
-    many = report(*(np.repeat(part, 10) for part in (labels, probabilities, groups, domains)))
+
+    def repeated(times: int) -> dict:
+        parts = [np.repeat(part, times) for part in (labels, probabilities, probabilities, labels, groups, domains)]
+        return report(Predictions(*parts), np.repeat(probabilities, times))
+
+    once, many = repeated(1), repeated(10)
     assert once["slides"] == many["slides"] == 40
     for name, entry in once["overall"].items():
         assert entry == many["overall"][name]
         assert entry["interval_95"][0] < entry["value"] < entry["interval_95"][1]
     assert set(once["domains"]) == {"a", "b"} and once["domains"]["a"]["crops"] == 60
-
-
-@pytest.mark.slow
-def test_command_line_reports_a_table(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    with (tmp_path / "held_out.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "label", "domain", "group", "fold", "logit", "shifted_logit"])
-        for i in range(200):
-            atypical = i % 4 == 0
-            label = "atypical" if atypical else "normal"
-            logits = [random.normal(atypical), random.normal(atypical)]
-            writer.writerow([f"{i}.png", label, "x", f"s{i // 5}", i // 5 % 4, *logits])
-    command = [sys.executable, "-m", "training.evaluate"]
-    done = subprocess.run(
-        [*command, tmp_path / "held_out.csv"], capture_output=True, text=True, cwd=REPOSITORY, check=True
-    )
-    report = json.loads(done.stdout)
-    assert report["crops"] == 200
-    assert report["overall"].keys() == report["shifted"].keys() and report["overall"] != report["shifted"]
-    missing = subprocess.run([*command, "nowhere.csv"], capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert missing.returncode == 1 and missing.stderr.strip().startswith("There is no table nowhere.csv")

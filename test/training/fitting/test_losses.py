@@ -1,12 +1,15 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import config_for
 from torch.nn import functional as F
 
 from training.config import LossConfig
-from training.fitting.losses import classification_loss, domain_weights, focal_loss
+from training.data.sample import Sample
+from training.fitting.losses import classification_loss, domain_weights, focal_loss, targets_and_weights
 
 
 def test_against_a_hand_computation() -> None:
@@ -40,11 +43,11 @@ def test_phases_add_their_cross_entropy_where_they_are_known() -> None:
     """Two phases of equal logits cost ln 2, whatever the experts' shares are."""
     logits = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, math.log(3)]])
     targets = torch.tensor([[1.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
-    of_class = focal_loss(logits[:, 0], targets[:, 0], gamma=2.0)
+    class_loss = focal_loss(logits[:, 0], targets[:, 0], gamma=2.0)
     losses = classification_loss(logits, targets, LossConfig(gamma=2.0, phases=0.3))
     expected = [0.3 * math.log(2), 0, 0.3 * math.log(4)]
-    assert (losses - of_class).tolist() == pytest.approx(expected, abs=1e-6)
-    assert torch.equal(classification_loss(logits[:, :1], targets[:, :1], LossConfig()), of_class)
+    assert (losses - class_loss).tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(classification_loss(logits[:, :1], targets[:, :1], LossConfig()), class_loss)
 
 
 def test_domain_weights_against_a_hand_computation() -> None:
@@ -84,3 +87,24 @@ def test_what_the_sampler_draws_more_often_is_not_weighted_again() -> None:
     assert (drawn * weights).sum() == pytest.approx(1)
     for domain in "ab":
         assert (drawn * weights)[domains == domain].sum() == pytest.approx(0.5)
+
+
+def test_votes_become_targets_and_rare_domains_weigh_more(tmp_path: Path) -> None:
+    samples = [Sample(Path(f"{i}.png"), i % 2, "ab"[i > 5], "slide", "x", 2 / 3 if i < 2 else 1.0) for i in range(8)]
+    hard = config_for(tmp_path, tmp_path, "optimisation.balance=0")
+    targets, weights = targets_and_weights(hard, samples)
+    assert targets[:, 0].tolist() == [0, 1] * 4 and weights.tolist() == [1] * 8
+    both = config_for(
+        tmp_path, tmp_path, "optimisation.balance=0", "data.soft_labels=true", "loss.domain_weighted=true"
+    )
+    targets, weights = targets_and_weights(both, samples)
+    assert targets[:, 0].tolist() == pytest.approx([1 / 3, 2 / 3, *[0, 1] * 3])
+    assert weights[7] > 1 > weights[0] and weights.mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 0.99, 1.0, 2.0])
+@pytest.mark.parametrize("label", [0.0, 0.5, 1.0])
+def test_any_exponent_has_finite_gradients_where_the_prediction_meets_the_target(gamma: float, label: float) -> None:
+    logits = torch.tensor([0.0, 40.0, -40.0], requires_grad=True)
+    focal_loss(logits, torch.full((3,), label), gamma).sum().backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()

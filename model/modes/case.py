@@ -1,0 +1,81 @@
+"""One case of the platform: its stack of crops in, its result out."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from model.constants import MICROMETRES_PER_PIXEL, is_expected
+from model.errors import CropError
+from model.images.read import read_stack
+from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
+from model.modes.loader import Loader
+
+logger = logging.getLogger(__name__)
+
+
+def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tuple[Path, list[Entry]]:
+    """Reads a case, classifies its crops and writes the result; an earlier result is removed first.
+
+    Args:
+        input_folder: what the platform mounts as `/input`.
+        output_folder: where the result goes.
+        loader: of the predictor; its weights are read while the case is.
+
+    Returns:
+        Path and content of the result file.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    start = time.perf_counter()
+    clear_result(output_folder)
+    loader.begin()
+    stack = find_stack(input_folder)
+    crops = _crops_of(stack)
+    predictor = loader.predictor()
+    loaded = time.perf_counter()
+    try:
+        entries = result(predictor(crops, progress=sys.stderr is not None and sys.stderr.isatty()))
+    except CropError as error:
+        raise CropError(f"{stack}: {error}") from error
+    path = write_result(output_folder, entries)
+    logger.info(
+        "%s: %d crops, %d atypical, weights %s %s, %d views on %s; %.1f s to load, %.1f s to classify; wrote %s",
+        stack.name,
+        len(crops),
+        sum(entry["class"] == "atypical" for entry in entries),
+        predictor.config.name,
+        predictor.config.version,
+        predictor.view_count,
+        predictor.device,
+        loaded - start,
+        time.perf_counter() - loaded,
+        path,
+    )
+    return path, entries
+
+
+def _crops_of(path: Path) -> list[np.ndarray]:
+    """The crops of a case.
+
+    Raises:
+        CropError: they cannot be read, or the file states another resolution than theirs.
+    """
+    stack = read_stack(path)
+    if stack.mpp is not None and not is_expected(stack.mpp):
+        raise CropError(
+            f"{path} states {stack.mpp:.3g} µm per pixel, but a case has {MICROMETRES_PER_PIXEL}; export it at that "
+            "resolution, or use the mode for folders, which rescales."
+        )
+    return stack.crops
+
+
+def table(path: Path, entries: list[Entry]) -> str:
+    """The result for a person to read: where it is, and a line for each crop."""
+    lines = [f"{path}", f"{'crop':>5}  {'class':8}  confidence"]
+    for number, entry in enumerate(entries, start=1):
+        lines.append(f"{number:5}  {entry['class']:8}  {entry['confidence']:10.3f}")
+    return "\n".join(lines)

@@ -1,0 +1,406 @@
+"""The tables of a run over a folder, and how a run goes on where it was interrupted.
+
+    OUT/predictions.csv     file,index,class,confidence; a row for each crop
+    OUT/predictions.json    the same as a list of objects, written at the end
+    OUT/failures.csv        file,reason; the images that could not be used
+    OUT/files.csv           file,bytes,modified_ns,crops; every image done, so that a changed one is noticed
+    OUT/run.json            weights, settings, and how much of each table is whole
+    OUT/.previous.jsonl     while a run goes on with an earlier one: what that one found
+
+All tables list images in the order of `model.modes.listing`. To go on is a new pass over the images that takes over
+what is known of the unchanged ones; so images may be added, changed, mended and removed in between. What is found in
+OUT is input like any other: it is checked, and nothing outside OUT is opened because of it.
+"""
+
+import csv
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from model.constants import CLASSES
+from model.errors import CaseError
+from model.modes.listing import Listed, order
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS, PREDICTIONS_JSON, FAILURES = "predictions.csv", "predictions.json", "failures.csv"
+FILES, RUN, PREVIOUS = "files.csv", "run.json", ".previous.jsonl"
+COLUMNS = {
+    PREDICTIONS: ("file", "index", "class", "confidence"),
+    FAILURES: ("file", "reason"),
+    FILES: ("file", "bytes", "modified_ns", "crops"),
+}
+LARGEST_RUN_JSON = 1 << 20
+"""Bytes of a run.json that are read; ours has a few hundred."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+"""What a cell must not begin with, as a spreadsheet may run it; the last marks those that did."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one image.
+
+    Attributes:
+        image: as it was listed.
+        results: (class, confidence as written) of each of its crops; empty if it could not be used.
+        reason: why it could not be used; empty if it could.
+    """
+
+    image: Listed
+    results: Sequence[tuple[str, str]] = ()
+    reason: str = ""
+
+
+@dataclass
+class Progress:
+    """How far a run is; the content of run.json.
+
+    Attributes:
+        settings: what must be the same for a run to go on: weights, views, µm per pixel.
+        files: images done, failed ones among them.
+        crops: crops predicted.
+        failed: images that could not be used.
+        sizes: bytes of each table that belong to these images.
+    """
+
+    settings: dict[str, Any]
+    files: int = 0
+    crops: int = 0
+    failed: int = 0
+    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COLUMNS, 0))
+
+
+class RunTables:
+    """The tables in a folder, for one process at a time; a context manager.
+
+    Args:
+        folder: made when missing.
+
+    Raises:
+        CaseError: on entering, another process writes there, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.progress = Progress({})
+
+    def __enter__(self) -> "RunTables":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise CaseError(f"Another process writes to {self.folder}; wait for it, or give another folder.") from error
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s cannot be locked (%s); let no other process write there.", self.folder, error.strerror)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def start(self, settings: dict[str, Any], resume: bool) -> "Known":
+        """Begins a pass over the images with empty tables.
+
+        Args:
+            settings: of this run.
+            resume: keep what an earlier run with the same settings found.
+
+        Returns:
+            What is known already.
+
+        Raises:
+            CaseError: the tables cannot be written; or an earlier run to go on with has other settings, or left tables
+                that do not agree with each other.
+        """
+        try:
+            previous = self.folder / PREVIOUS
+            if resume:
+                self._keep(settings)
+            else:
+                previous.unlink(missing_ok=True)
+            (self.folder / PREDICTIONS_JSON).unlink(missing_ok=True)
+            self.progress = Progress(settings)
+            self._note()  # before the tables are emptied, so that it never claims more than there is
+            for name, columns in COLUMNS.items():
+                with _open(self.folder / name, "w") as file:
+                    csv.writer(file).writerow(columns)
+                    self.progress.sizes[name] = _flushed(file)
+            self._note()
+            return Known(_read_previous(previous, settings) if resume else iter(()))
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Writes the rows of some images; they are on the disk before run.json says so.
+
+        Raises:
+            CaseError: the tables cannot be written.
+        """
+        rows: dict[str, list[tuple[object, ...]]] = {name: [] for name in COLUMNS}
+        for record in records:
+            image, name = record.image, _cell(record.image.name)
+            rows[FILES].append((name, image.bytes, image.modified, "" if record.reason else len(record.results)))
+            if record.reason:
+                rows[FAILURES].append((name, _cell(record.reason)))
+            rows[PREDICTIONS] += [(name, index, *result) for index, result in enumerate(record.results)]
+        try:
+            for table, lines in rows.items():
+                if lines:
+                    with _open(self.folder / table, "a") as file:
+                        csv.writer(file).writerows(lines)
+                        self.progress.sizes[table] = _flushed(file)
+            self.progress.files += len(records)
+            self.progress.crops += len(rows[PREDICTIONS])
+            self.progress.failed += len(rows[FAILURES])
+            self._note()
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def finish(self) -> None:
+        """Writes predictions.json and forgets the earlier run.
+
+        Raises:
+            CaseError: it cannot be written.
+        """
+        try:
+            with _open(self.folder / PREDICTIONS, "r") as table, _Whole(self.folder / PREDICTIONS_JSON) as file:
+                separator = "[\n"
+                for row in csv.DictReader(table):
+                    entry = {"file": _name(row["file"]), "index": int(row["index"]), "class": row["class"]}
+                    file.write(f"{separator}  {json.dumps(entry | {'confidence': float(row['confidence'])})}")
+                    separator = ",\n"
+                file.write("\n]\n" if separator != "[\n" else "[]\n")
+            (self.folder / PREVIOUS).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def _note(self) -> None:
+        with _Whole(self.folder / RUN) as file:
+            json.dump(asdict(self.progress), file, indent=2)
+
+    def _keep(self, settings: dict[str, Any]) -> None:
+        """Writes what the tables here know, and after their last image what the run before them knew, into one file."""
+        if not (self.folder / RUN).exists():
+            (self.folder / PREVIOUS).unlink(missing_ok=True)  # whose it is cannot be told
+            return
+        progress = _read_progress(self.folder / RUN)
+        if progress.settings != settings:
+            raise CaseError(
+                f"{self.folder} holds a run with other weights, views or µm per pixel; run again without --resume."
+            )
+        last: tuple[str, ...] = ()
+
+        def done() -> Iterator[Record]:
+            nonlocal last
+            for record in _read_tables(self.folder, progress):
+                last = order(record.image.name)
+                yield record
+
+        earlier = _read_previous(self.folder / PREVIOUS, settings)
+        with _Whole(self.folder / PREVIOUS) as file:
+            print(json.dumps(settings), file=file)
+            for record in chain(done(), (record for record in earlier if order(record.image.name) > last)):
+                if not record.reason:  # what failed is tried again
+                    image = record.image
+                    print(json.dumps([image.name, image.bytes, image.modified, record.results]), file=file)
+
+
+class Known:
+    """What an earlier run found, asked for in order.
+
+    Args:
+        records: in the order of their images.
+    """
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self._next = next(records, None)
+
+    def take(self, image: Listed) -> Record | None:
+        """The record of an image if it is unchanged since; images must be asked for in order."""
+        while self._next is not None and order(self._next.image.name) < order(image.name):
+            self._next = next(self._records, None)
+        return self._next if self._next is not None and self._next.image == image else None
+
+
+class _Whole:
+    """A text file to write that appears under its name when it is complete and on the disk; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.partial = path, path.with_name(f".{path.name.lstrip('.')}.partial")
+
+    def __enter__(self) -> IO[str]:
+        self.file = _open(self.partial, "w")
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self.file:
+                if kind is None:
+                    _flushed(self.file)
+            if kind is None:
+                self.partial.replace(self.path)
+        finally:
+            self.partial.unlink(missing_ok=True)
+
+
+def _flushed(file: IO[str]) -> int:
+    """Puts what was written on the disk; returns the size of the file."""
+    file.flush()
+    os.fsync(file.fileno())
+    return os.fstat(file.fileno()).st_size
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    """A text file that is no link; bytes of a file name that are no UTF-8 are kept as they are."""
+    flags = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "a": os.O_WRONLY | os.O_APPEND}[mode]
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    return os.fdopen(descriptor, mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _cell(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _name(cell: str) -> str:
+    """The text of a cell that `_cell` made."""
+    return cell[1:] if cell.startswith("'") else cell
+
+
+def _unwritable(folder: Path, error: OSError) -> CaseError:
+    return CaseError(f"{folder} cannot be written ({error.strerror}); give a writable folder with space.")
+
+
+def _contradiction(folder: Path, what: str) -> CaseError:
+    return CaseError(f"{folder} holds a run that cannot go on: {what}; run again without --resume.")
+
+
+def _read_progress(path: Path) -> Progress:
+    """Reads and checks run.json.
+
+    Raises:
+        CaseError: it is not as this program writes it.
+    """
+    try:
+        with _open(path, "r") as file:
+            text = file.read(LARGEST_RUN_JSON + 1)
+        content = json.loads(text) if len(text) <= LARGEST_RUN_JSON else None
+        progress = Progress(**content) if isinstance(content, dict) else None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CaseError(f"{path} cannot be understood; run again without --resume.") from error
+    numbers = () if progress is None else (progress.files, progress.crops, progress.failed)
+    if (
+        progress is None
+        or not isinstance(progress.settings, dict)
+        or not isinstance(progress.sizes, dict)
+        or set(progress.sizes) != set(COLUMNS)
+        or not all(type(number) is int and number >= 0 for number in (*numbers, *progress.sizes.values()))
+    ):
+        raise CaseError(f"{path} cannot be understood; run again without --resume.")
+    return progress
+
+
+def _read_tables(folder: Path, progress: Progress) -> Iterator[Record]:
+    """What the tables say of every image that run.json counts.
+
+    Raises:
+        CaseError: they are shorter than run.json says, or do not agree with each other.
+    """
+    predictions, failures, files = (_rows(folder, name, progress.sizes[name]) for name in COLUMNS)
+    last: tuple[str, ...] = ()
+    count = 0
+    try:
+        for cell, size, modified, crops in files:
+            image = Listed(_name(cell), int(size), int(modified))
+            if order(image.name) <= last:
+                raise _contradiction(folder, f"{FILES} is not sorted")
+            last, count = order(image.name), count + 1
+            if crops == "":
+                failed, reason = next(failures)
+                if failed != cell:
+                    raise _contradiction(folder, f"{FAILURES} does not tell of {image.name}")
+                yield Record(image, reason=reason or "unknown")
+                continue
+            results = []
+            for index in range(int(crops)):
+                file, number, name, confidence = next(predictions)
+                if (file, number) != (cell, str(index)):
+                    raise _contradiction(folder, f"{PREDICTIONS} does not tell of {image.name}")
+                results.append((name, confidence))
+            yield _checked(image, results)
+    except (ValueError, StopIteration, csv.Error) as error:
+        raise _contradiction(folder, "its tables do not agree with each other") from error
+    if count != progress.files or next(predictions, None) or next(failures, None):
+        raise _contradiction(folder, f"its tables do not have the rows that {RUN} counts")
+
+
+def _checked(image: Listed, results: Iterable[tuple[str, str]]) -> Record:
+    """A record of an image whose crops were predicted.
+
+    Raises:
+        ValueError: the results are none.
+    """
+    checked = [(str(name), str(confidence)) for name, confidence in results]
+    if not checked or any(name not in CLASSES or not 0 <= float(confidence) <= 1 for name, confidence in checked):
+        raise ValueError("no result")
+    return Record(image, checked)
+
+
+def _rows(folder: Path, name: str, size: int) -> Iterator[list[str]]:
+    """The rows of a table, without its header, from its first `size` bytes.
+
+    Raises:
+        CaseError: it is missing or shorter, or has other columns.
+    """
+    if not size:
+        return
+    try:
+        with _open(folder / name, "r") as file:
+            if os.fstat(file.fileno()).st_size < size:
+                raise _contradiction(folder, f"{name} is shorter than {RUN} says")
+            rows = csv.reader(_lines(file, size))
+            if tuple(next(rows, [])) != COLUMNS[name]:
+                raise _contradiction(folder, f"{name} has other columns")
+            yield from rows
+    except OSError as error:
+        raise _contradiction(folder, f"{name} cannot be read ({error.strerror})") from error
+
+
+def _lines(file: IO[str], size: int) -> Iterator[str]:
+    left = size
+    for line in file:
+        left -= len(line.encode("utf-8", "surrogateescape"))
+        if left < 0:
+            return  # written after run.json was
+        yield line
+
+
+def _read_previous(path: Path, settings: dict[str, Any]) -> Iterator[Record]:
+    """What `.previous.jsonl` holds; nothing where it is missing or of other settings.
+
+    Raises:
+        CaseError: a line is not as this program writes it.
+    """
+    if not path.exists():
+        return
+    with _open(path, "r") as file:
+        try:
+            if json.loads(next(file, "null")) != settings:
+                return
+            for line in file:
+                name, size, modified, results = json.loads(line)
+                yield _checked(Listed(str(name), int(size), int(modified)), results)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _contradiction(path.parent, f"{path.name} cannot be understood") from error

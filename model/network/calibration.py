@@ -1,0 +1,33 @@
+"""From a logit to P(atypical)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.checks import check_number
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """P(atypical) = sigmoid(scale * logit + bias): Platt scaling (Platt 1999, without its target smoothing).
+
+    Fitted with both classes weighted alike on predictions for held-out slides, so P is the probability at equal
+    prevalence, and P >= 0.5 is the operating point of best balanced accuracy if the classes' likelihoods are logistic.
+    """
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("the calibration's scale", self.scale, above=0)
+        check_number("the calibration's bias", self.bias)
+
+
+def calibrate(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """P(atypical) of view-averaged logits, both (N,)."""
+    return sigmoid(calibration.scale * logits + calibration.bias)
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), elementwise, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -values))

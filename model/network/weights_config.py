@@ -1,0 +1,137 @@
+"""`config.json` of a weights folder: everything needed to rebuild and run its network."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checks import check_list, check_text
+from model.constants import CLASSES, THRESHOLD
+from model.errors import WeightsError
+from model.files import read_bounded
+from model.network.calibration import Calibration
+from model.network.preprocessing import Preprocessing
+from model.network.weights_folder import CONFIG_FILE
+
+LARGEST_CONFIG = 1 << 20
+"""Bytes of a config.json that are read; ours have a few thousand."""
+
+FORMAT_VERSION = 2
+"""Raised when a folder written today could not be read rightly by yesterday's container."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Network:
+    """The arguments of `MitosisClassifier` that rebuild the architecture.
+
+    Raises:
+        ValueError: one is of another type.
+    """
+
+    backbone: str
+    pooling: str = "avg"
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_text("backbone", self.backbone)
+        check_text("pooling", self.pooling)
+        if not isinstance(self.backbone_args, dict):
+            raise ValueError(f"backbone_args must be an object, not {self.backbone_args!r}")
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """`config.json` of a weights folder.
+
+    Attributes:
+        name: name of the recipe that made the weights.
+        version: version of the weights, for people.
+        network: the architecture.
+        preprocessing: how crops become its input.
+        calibration: how logits become P(atypical).
+        dtype: precision in which matrices and kernels are stored; vectors are float32.
+        sha256: of the tensor file, hexadecimal.
+        training: data, split, seed and metrics, for people.
+        classes: class names by label.
+        threshold: confidence from which a crop is atypical.
+        format_version: version of this layout.
+    """
+
+    name: str
+    version: str
+    network: Network
+    preprocessing: Preprocessing
+    calibration: Calibration
+    dtype: str
+    sha256: str
+    training: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, str] = CLASSES
+    threshold: float = THRESHOLD
+    format_version: int = FORMAT_VERSION
+
+
+def read_config(folder: Path) -> WeightsConfig:
+    """Reads and checks `config.json` of a weights folder.
+
+    Raises:
+        WeightsError: the file is missing, is not JSON, lacks or misspells a field, or is of a newer format.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(read_bounded(path, LARGEST_CONFIG))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{folder} is no weights folder: it has no {CONFIG_FILE}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON ({error}); copy the weights folder again.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} must hold a JSON object; copy the weights folder again.")
+    version = content.get("format_version")
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise WeightsError(
+            f"{path} has format version {version!r}, but this program reads up to {FORMAT_VERSION}; use a newer one."
+        )
+    try:
+        network = _part(content, "network")
+        if network.pop("members", 1) != 1:
+            raise WeightsError(f"{path} is of several backbones in one, which this program no longer runs; train anew.")
+        config = WeightsConfig(
+            **content
+            | {
+                "network": Network(**network),
+                "preprocessing": Preprocessing(**_part(content, "preprocessing")),
+                "calibration": Calibration(**_part(content, "calibration")),
+                "classes": tuple(check_list("classes", content.get("classes"), 2, 2)),
+            }
+        )
+        for name in ("name", "version", "dtype", "sha256"):
+            check_text(name, getattr(config, name))
+        if not isinstance(config.training, dict):
+            raise ValueError("training must be an object")
+    except (TypeError, ValueError) as error:  # a missing or an unknown key is a TypeError
+        raise WeightsError(f"{path} does not describe a network ({error}); copy the weights folder again.") from error
+    if config.dtype not in DTYPES or config.classes != CLASSES or config.threshold != THRESHOLD:
+        raise WeightsError(
+            f"{path} must have a dtype among {', '.join(DTYPES)}, classes {list(CLASSES)} and threshold {THRESHOLD}."
+        )
+    return config
+
+
+def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A copy of one of the objects in config.json.
+
+    Raises:
+        ValueError: it is missing, or no object.
+    """
+    part = content.get(name)
+    if not isinstance(part, dict):
+        raise ValueError(f"{name} must be an object")
+    return dict(part)
+
+
+def write_config(folder: Path, config: WeightsConfig) -> None:
+    """Writes `config.json`."""
+    (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,35 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from model.errors import LONGEST_MESSAGE, CaseError, one_line
+from model.files import open_regular, read_bounded
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    if kind == "fifo":
+        os.mkfifo(path)
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(OSError, match="it is a "):
+        open_regular(path)
+
+
+def test_no_more_is_read_than_expected(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_bounded(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="larger than the 4 bytes"):
+        read_bounded(tmp_path / "file", 4)
+
+
+def test_a_long_message_keeps_its_beginning_and_its_advice() -> None:
+    message = one_line(CaseError(f"/input/inputs.json names {'x' * 5000}; give a case of this algorithm."))
+    assert len(message) <= LONGEST_MESSAGE
+    assert message.startswith("/input/inputs.json names xxx") and message.endswith("give a case of this algorithm.")
+
+
+def test_a_message_cannot_move_the_cursor_or_break_a_line() -> None:
+    assert one_line(CaseError("a\x1b[2Jb\nc\u202ed")) == "a\\x1b[2Jb c\\u202ed"

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.data.folds import assign_folds
+from training.data.sample import DataError, Sample
+
+
+def make_samples(slides: int = 20, crops: int = 10) -> list[Sample]:
+    """A fifth of the crops of every slide are atypical."""
+    return [
+        Sample(Path(f"{slide}_{crop}.png"), int(crop % 5 == 0), "scanner", f"slide {slide}")
+        for slide in range(slides)
+        for crop in range(crops)
+    ]
+
+
+def test_folds_hold_whole_slides_and_the_same_share_of_atypical_crops() -> None:
+    samples = make_samples()
+    folds = assign_folds(samples, "slides", 4, seed=0)
+    fold_of_group: dict[str, int] = {}
+    for sample, fold in zip(samples, folds, strict=True):
+        assert fold_of_group.setdefault(sample.group, fold) == fold
+    labels = np.array([sample.label for sample in samples])
+    assert sorted(set(folds)) == [0, 1, 2, 3]
+    assert all(labels[folds == fold].mean() == pytest.approx(0.2, abs=0.01) for fold in range(4))
+    assert np.array_equal(folds, assign_folds(samples, "slides", 4, seed=0))
+    assert not np.array_equal(folds, assign_folds(samples, "slides", 4, seed=1))
+
+
+def test_too_little_data_for_the_folds_is_refused() -> None:
+    with pytest.raises(DataError, match=r"3 slides .* cannot be split into 4 folds"):
+        assign_folds(make_samples(slides=3), "slides", 4, seed=0)
+
+
+def test_whole_domains_are_held_out_one_after_the_other() -> None:
+    samples = [
+        Sample(Path(f"{i}.png"), i % 2, "ab"[i // 2 % 2], f"slide {i}", ("x", "y", "z")[i // 4]) for i in range(12)
+    ]
+    domains = assign_folds(samples, "domains", 4, seed=0)
+    assert domains.tolist() == [0, 0, 1, 1] * 3
+    assert assign_folds(samples, "sources", 4, seed=0).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    with pytest.raises(DataError, match="The source 'x' cannot be held out"):
+        assign_folds([*samples[:1], *samples[2:3], *samples[4:]], "sources", 4, seed=0)

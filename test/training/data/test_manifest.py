@@ -1,0 +1,101 @@
+"""A manifest in the program's own format, and AMi-Br's own table in its place."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from helpers import shared
+
+from training.data.manifest import read_manifest, write_manifest
+from training.data.sample import DataError, Sample
+
+
+def write_manifest_rows(root: Path, rows: list[dict[str, str]]) -> None:
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_shared_manifest_has_its_known_counts_and_domains() -> None:
+    samples = read_manifest(shared("amibr"))
+    assert len(samples) == 2894 and sum(sample.label for sample in samples) == 648
+    assert len({sample.group for sample in samples}) == 146
+    counts = {name: sum(s.domain == name for s in samples) for name in {s.domain for s in samples}}
+    assert counts == {
+        "Hamamatsu XR": 358,
+        "Hamamatsu S360": 425,
+        "Aperio CS2": 509,
+        "Aperio XT": 1141,
+        "Leica SCN400": 461,
+    }
+
+
+def test_bad_manifests_are_refused_by_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.csv cannot be read .*data\.root"):
+        read_manifest(tmp_path)
+    row = {"file": "a.png", "label": "odd", "dataset": "MIDOG21", "slide": "001.tiff"}
+    write_manifest_rows(tmp_path, [row])
+    with pytest.raises(DataError, match="line 2: the label is 'odd'"):
+        read_manifest(tmp_path)
+    write_manifest_rows(tmp_path, [row | {"label": "normal"}])
+    with pytest.raises(DataError, match=r"line 2: there is no file .*a\.png"):
+        read_manifest(tmp_path)
+    write_manifest_rows(tmp_path, [{"file": "a.png", "label": "normal"}])
+    with pytest.raises(DataError, match="column dataset"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.csv").write_text("file,label,dataset,slide\na.png,normal\n")
+    with pytest.raises(DataError, match="line 2 has too few columns"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.csv").write_bytes(b"file,label,dataset,slide\ncaf\xe9.png,normal,x,1\n")
+    with pytest.raises(DataError, match=r"is no UTF-8 text"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "manifest.csv").write_bytes(b"\xef\xbb\xbffile,label,dataset,slide\r\na.png,normal,x,1\r\n")
+    assert read_manifest(tmp_path)[0].path == tmp_path / "a.png"
+
+
+def test_experts_votes_become_agreement_and_soft_labels(tmp_path: Path) -> None:
+    samples = read_manifest(shared("amibr"))
+    assert {round(sample.agreement, 3) for sample in samples} == {0.667, 1.0}
+    split = [sample for sample in samples if sample.agreement < 1]
+    assert len(split) == 314 + 328, "crops on which the three experts are not of one mind"
+    assert {round(sample.soft_label, 3) for sample in split if sample.label} == {0.667}
+    assert {round(sample.soft_label, 3) for sample in split if not sample.label} == {0.333}
+    (tmp_path / "a.png").touch()
+    row = {"file": "a.png", "label": "normal", "dataset": "x", "slide": "1", "expert1": "True", "expert2": "True"}
+    write_manifest_rows(tmp_path, [row])
+    with pytest.raises(DataError, match="line 2: most of the experts' votes are against the label normal"):
+        read_manifest(tmp_path)
+
+
+def test_a_written_manifest_is_read_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "crops").mkdir()
+    for name in ("a.png", "b, c.png"):
+        (tmp_path / "crops" / name).touch()
+    samples = [
+        Sample(
+            tmp_path / "crops" / "a.png", 1, "canine lymphoma, scanner", "slide 1", "x", 0.75, ("AMF other", "a, b")
+        ),
+        Sample(tmp_path / "crops" / "b, c.png", 0, "d", "slide 2", "y"),
+    ]
+    path = write_manifest(tmp_path, samples)
+    assert path.read_text().startswith("path,label,domain,group,source,agreement,phases\ncrops/a.png,atypical,")
+    assert read_manifest(tmp_path) == samples
+    path.write_text(path.read_text().replace("0.75", "0.3"))
+    with pytest.raises(DataError, match=r"line 2: the agreement is 0\.3"):
+        read_manifest(tmp_path)
+    with pytest.raises(DataError, match="line 2: the phase 'a;b' has a semicolon"):
+        (tmp_path / "amibr").mkdir()
+        (tmp_path / "amibr" / "a.png").touch()
+        (tmp_path / "amibr" / "manifest.csv").write_text(
+            "file,label,dataset,slide,expert1_phase\na.png,normal,TUPAC16,1.tif,a;b\n"
+        )
+        read_manifest(tmp_path / "amibr")
+    path.write_text("path,label,domain,group,source,agreement,phases\ncrops/a.png,normal,d,s,x,1, a; ;b \n")
+    assert read_manifest(tmp_path)[0].phases == ("a", "b")
+    path.write_text("path,label,domain,group,source,agreement\ncrops/a.png,normal,d,s,x,1\n")
+    assert read_manifest(tmp_path)[0].phases == ()

@@ -1,0 +1,178 @@
+"""The readers of the published sets, on small folders in their layouts."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from published_layouts import (
+    MIDOG25,
+    facts,
+    write_amibr,
+    write_atnorm_br,
+    write_atnorm_md,
+    write_crop,
+    write_midog25,
+    write_omg_octo,
+    write_table,
+)
+
+from training.data.manifest import read_manifest
+from training.data.published_sets import (
+    amibr_domain,
+    read_amibr,
+    read_atnorm_br,
+    read_atnorm_md,
+    read_midog25,
+    read_omg_octo,
+)
+from training.data.sample import DataError, Sample
+
+
+def phases(samples: list[Sample]) -> list[tuple[str, ...]]:
+    return [sample.phases for sample in samples]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "slide", "domain"),
+    [
+        ("MIDOG21", "050.tiff", "Hamamatsu XR"),
+        ("MIDOG21", "051.tiff", "Hamamatsu S360"),
+        ("MIDOG21", "101.tiff", "Aperio CS2"),
+        ("MIDOG21", "151.tiff", "MIDOG21"),
+        ("TUPAC16", "23_stitched1.tif", "Aperio XT"),
+        ("TUPAC16", "24_stitched1.tif", "Leica SCN400"),
+        ("elsewhere", "7.tiff", "elsewhere"),
+        ("MIDOG21", "unnumbered.tiff", "MIDOG21"),
+    ],
+)
+def test_domains(dataset: str, slide: str, domain: str) -> None:
+    assert amibr_domain(dataset, slide) == domain
+
+
+def test_amibr_is_read_in_both_layouts(tmp_path: Path) -> None:
+    expected = [
+        ("MIDOG21_6.png", 0, "human breast cancer, Hamamatsu XR", "MIDOG/002", 1),
+        ("MIDOG21_7.png", 1, "human breast cancer, Hamamatsu XR", "MIDOG/002", 0.6667),
+        ("MIDOG21_6000.png", 0, "human breast cancer, Aperio CS2", "MIDOG/101", 1),
+        ("TUPAC16_6.png", 1, "human breast cancer, Aperio XT", "TUPAC16/04_stitched1.tif", 1),
+    ]
+    repository = write_amibr(tmp_path / "repository")
+    assert facts(read_amibr(repository).samples) == expected
+    named = [("NMF metaphase",) * 2, ("AMF other", "NMF metaphase"), ("NMF metaphase",) * 2, ("AMF other",) * 2]
+    assert phases(read_amibr(repository).samples) == named
+    sorted_ = tmp_path / "sorted"
+    for name, label in (("MIDOG21_6", "normal"), ("MIDOG21_7", "atypical")):
+        (sorted_ / label).mkdir(parents=True)
+        shutil.copy(repository / "patches" / f"{name}.png", sorted_ / label)
+    write_table(
+        sorted_ / "manifest.csv",
+        "file,label,dataset,slide,expert1,expert2,expert3,expert1_phase,expert2_phase",
+        "normal/MIDOG21_6.png,normal,MIDOG21,002.tiff,False,False,False,NMF metaphase,NMF metaphase",
+        "atypical/MIDOG21_7.png,atypical,MIDOG21,002.tiff,True,False,True,AMF other,nan",
+    )
+    assert facts(read_amibr(sorted_).samples) == expected[:2]
+    assert phases(read_amibr(sorted_).samples) == [("NMF metaphase",) * 2, ("AMF other",)]
+    assert phases(read_manifest(sorted_)) == [("NMF metaphase",) * 2, ("AMF other",)]
+
+
+def test_midog25_gets_domains_of_tumour_and_scanner_and_amibr_s_slides(tmp_path: Path) -> None:
+    data = read_midog25(write_midog25(tmp_path))
+    assert facts(data.samples) == [
+        ("1.png", 0, "canine lung cancer, 3D Histech", "MIDOG/201", 0.6667),
+        ("2.png", 1, "canine lung cancer, 3D Histech", "MIDOG/201", 1),
+        ("3.png", 1, "human breast cancer, Hamamatsu XR", "MIDOG/002", 1),
+        ("4.png", 0, "human breast cancer, Hamamatsu S360", "MIDOG/055", 1),
+    ]
+    assert [path.name for path in data.unlisted] == ["5.png"] and not data.doubtful
+    write_table(
+        tmp_path / "train.csv",
+        MIDOG25,
+        "1,201.tiff,,,Lung Carcinoma,3D Histech,,Canine,,,,NMF",
+        "2,150.tiff,,,breast carcinoma,CS2,,human,,,,AMF",
+        "3,151.tiff,,,breast carcinoma,CS2,,human,,,,AMF",
+    )
+    assert [sample.domain for sample in read_midog25(tmp_path).samples] == [
+        "canine lung carcinoma, 3D Histech",
+        "human breast cancer, Aperio CS2",
+        "human breast carcinoma, CS2",
+    ]
+
+
+def test_omg_octo_is_read_with_either_table(tmp_path: Path) -> None:
+    expected = [
+        ("c4b9_x1_y2.png", 1, "OMG-Octo", "OMG-Octo/c4b9", 1),
+        ("002_x3_y4.png", 0, "OMG-Octo", "OMG-Octo/002", 1),
+    ]
+    assert facts(read_omg_octo(write_omg_octo(tmp_path)).samples) == expected
+    write_table(tmp_path / "octo.csv", "image_file,label", "c4b9_x1_y2.png,AMF", "002_x3_y4.png,MF")
+    assert facts(read_omg_octo(tmp_path).samples) == expected
+    with pytest.raises(DataError, match=r"train\.csv, line 2: this is MIDOG25's table"):
+        read_omg_octo(write_midog25(tmp_path / "midog25"))
+
+
+def test_the_atnorm_sets_are_one_group_each_as_their_slides_are_unknown(tmp_path: Path) -> None:
+    br = read_atnorm_br(write_atnorm_br(tmp_path / "br")).samples
+    assert [(s.path.name, s.label, s.group, s.domain) for s in br] == [
+        ("7.png", 1, "AtNorM-Br", "AtNorM-Br"),
+        ("1.png", 0, "AtNorM-Br", "AtNorM-Br"),
+        ("2.png", 0, "AtNorM-Br", "AtNorM-Br"),
+    ]
+    md = read_atnorm_md(write_atnorm_md(tmp_path / "md")).samples
+    assert facts(md) == [
+        ("a.png", 1, "AtNorM-MD", "AtNorM-MD", 0.6),
+        ("b.png", 0, "AtNorM-MD", "AtNorM-MD", 1),
+        ("c.png", 1, "AtNorM-MD", "AtNorM-MD", 1),
+    ]
+    shutil.rmtree(tmp_path / "br" / "Normal")
+    with pytest.raises(DataError, match="has no folder Normal with crops"):
+        read_atnorm_br(tmp_path / "br")
+
+
+def test_crops_are_found_by_name_in_any_folder_and_with_any_suffix(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", "image_id,filename,majority", "1.png,s,NMF", "2,s,AMF", "x/3.png,s,NMF", "4,s,AMF")
+    for name in ("1.TIF", "deep/er/2.jpg", "x/3.png", "y/3.png", "Normal/4.png", "Atypical/4.png", "._1.png"):
+        write_crop(tmp_path / name, seed=len(name))
+    data = read_omg_octo(tmp_path)
+    found = [sample.path.relative_to(tmp_path).as_posix() for sample in data.samples]
+    assert found == ["1.TIF", "deep/er/2.jpg", "x/3.png", "Atypical/4.png"]
+    assert {path.relative_to(tmp_path).as_posix() for path in data.unlisted} == {"y/3.png", "Normal/4.png"}
+    write_crop(tmp_path / "other" / "1.tif", seed=1)
+    with pytest.raises(DataError, match=r"line 2: both .* may be the crop 1\.png"):
+        read_omg_octo(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["image_id,filename", "1,s"], r"t\.csv has no rows with a column majority; OMG-Octo comes with a CSV"),
+        (["image_id,filename,majority"], r"t\.csv has no rows with a column"),
+        (
+            ["image_id,filename,majority", "1,s,NMF", "1,s,MAYBE"],
+            r"t\.csv, line 3: the label is 'MAYBE'; write AMF or NMF",
+        ),
+        (["image_id,filename,majority,expert1", "1,s,NMF,perhaps"], r"line 2: the expert1 is 'perhaps'"),
+        (["image_id,filename,majority", "1,,NMF"], r"line 2: the cell of the column filename is empty"),
+        (["image_id,filename,majority", "1,s"], r"line 2: the cell of the column majority is empty"),
+        (
+            ["image_id,filename,majority", "7.png,s,NMF", "1,s,NMF", "8.png,s,NMF", "9,s,AMF"],
+            r"t\.csv, line 2: there is no crop 7\.png in .*, as for 2 more rows; download the crops again",
+        ),
+    ],
+)
+def test_bad_tables_are_refused_by_file_line_and_value(tmp_path: Path, rows: list[str], message: str) -> None:
+    write_crop(tmp_path / "1.png", 1)
+    write_table(tmp_path / "t.csv", *rows)
+    with pytest.raises(DataError, match=message):
+        read_omg_octo(tmp_path)
+
+
+def test_no_table_and_two_tables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone is no folder"):
+        read_midog25(tmp_path / "gone")
+    write_crop(tmp_path / "1.png", 1)
+    with pytest.raises(DataError, match=r"has no table; MIDOG25 comes with a CSV file"):
+        read_midog25(tmp_path)
+    for name in ("a", "b"):
+        write_table(tmp_path / f"{name}.csv", "image_id,filename,majority", "1,s,NMF")
+    with pytest.raises(DataError, match=r"Both .*a\.csv and .*b\.csv may be the table"):
+        read_omg_octo(tmp_path)

@@ -1,0 +1,117 @@
+"""One fit: its randomness, an interruption, its second task."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from helpers import config_for
+
+from training.config import Config
+from training.data.crops import LabelledCrops
+from training.data.sample import Sample
+from training.fitting import fit as fit_module
+from training.fitting.cross_validation import fit_seed
+from training.fitting.epoch import DivergedError, _share_made_up_for
+from training.fitting.fit import fit_network
+from training.fitting.losses import targets_and_weights
+from training.fitting.run import Run
+from training.network.classifier import build_network
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def fitted_tensors(config: Config, folder: Path, crops: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    labels = [0, 1, 0, 0, 1] * 8
+    phases = [("a",), ("b",), ("a", "b"), (), ("b",)] * 8
+    samples = [
+        Sample(Path(f"{i}.png"), label, "scanner", f"slide {i}", phases=phases[i]) for i, label in enumerate(labels)
+    ]
+    labelled = LabelledCrops(samples, crops * 8)
+    run = Run(config, Accelerator(), labelled, folder)
+    return fit_network(run, labelled, "fit", seed=1, validation=labelled.subset(range(5))).state_dict()
+
+
+def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+    config = config_for(data, tmp_path, "network.dropout=0.3")
+    first, second = (fitted_tensors(config, tmp_path / name, crops) for name in ("a", "b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_fit_goes_on_bit_for_bit(
+    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(data, tmp_path, "network.dropout=0.3", "loss.phases=0.3")
+    expected = fitted_tensors(config, tmp_path / "whole", crops)
+    train_epoch, epochs = fit_module.train_epoch, iter(range(10))
+
+    def stop_in_the_third(*arguments, **keywords) -> float:
+        loss = train_epoch(*arguments, **keywords)
+        if next(epochs) == 2:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(fit_module, "train_epoch", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        fitted_tensors(config, tmp_path / "broken", crops)
+    torch.rand(7)
+    monkeypatch.undo()
+    resumed = fitted_tensors(config, tmp_path / "broken", crops)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_phases_are_a_second_task_in_training_alone(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+    named = [("a", "a"), ("a", "b"), ()]
+    samples = [Sample(Path(f"{i}.png"), i % 2, "", "", phases=named[i]) for i in range(3)]
+    config = config_for(data, tmp_path, "loss.phases=0.5")
+    assert targets_and_weights(config, samples, ["a", "b"])[0].tolist() == [[0, 1, 0], [1, 0.5, 0.5], [0, 0, 0]]
+    network = build_network(config, phases=2)
+    assert network.train()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2,)
+    phases = [replace(sample, phases=("ab"[i % 2],)) for i, sample in enumerate(samples * 20)]
+    labelled = LabelledCrops(phases, crops * 12)
+    fitted = fit_network(Run(config, Accelerator(), labelled, tmp_path), labelled, "fit", seed=0)
+    assert fitted.state_dict().keys() == build_network(config).state_dict().keys()
+    kept = torch.load(tmp_path / "fit" / "checkpoint.pt")["average"]
+    assert kept["phase_head.weight"].shape == (2, fitted.head.in_features)
+
+
+def test_a_loss_that_is_not_finite_stops_training(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+    expected = r"The loss became (nan|inf); look at the crops of this batch \((\d+\.png, ){7}\d+\.png\) or lower"
+    with pytest.raises(DivergedError, match=expected):
+        fitted_tensors(config_for(data, tmp_path, "optimisation.learning_rate=1e30"), tmp_path, crops)
+
+
+def test_a_short_last_group_of_batches_counts_as_much_as_the_others() -> None:
+    """Of seven batches by threes the last makes a step of its own; Accelerate divides each loss by three."""
+    shares = [_share_made_up_for(number, 7, 3) / 3 for number in range(7)]
+    assert shares == pytest.approx([1 / 3] * 6 + [1.0])
+    assert [_share_made_up_for(number, 5, 1) for number in range(5)] == [1] * 5
+
+
+def test_tensorboard_keeps_every_epoch_of_a_fit_that_was_resumed(
+    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purged: list[int] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            purged.append(purge_step)
+
+        def add_scalar(self, *_: object) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(fit_module, "SummaryWriter", Writer)
+    fitted_tensors(config_for(data, tmp_path, "optimisation.epochs=1"), tmp_path, crops)
+    fitted_tensors(config_for(data, tmp_path, "optimisation.epochs=2"), tmp_path, crops)
+    assert purged == [1, 2], "what is written at the step of the first epoch stays"
+
+
+def test_fits_of_neighbouring_seeds_have_seeds_of_their_own() -> None:
+    names = [*(f"slides_{fold}" for fold in range(5)), "sources_0", "sources_1", "final"]
+    seeds = [fit_seed(seed, name) for seed in range(20) for name in names]
+    assert len({*seeds}) == len(seeds)

@@ -1,0 +1,45 @@
+"""Which crops are held out together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from training.data.sample import DataError, Sample
+
+
+def assign_folds(samples: Sequence[Sample], split: str, folds: int, seed: int) -> np.ndarray:
+    """The fold in which each sample is held out: (N,) int from 0; whole slides in any case.
+
+    Args:
+        samples: all of them.
+        split: `slides` spreads the slides over the folds, with the labels' shares kept alike; `domains` and `sources`
+            hold out one domain or data set after the other, in alphabetical order.
+        folds: their number; only for `slides`.
+        seed: of the spreading.
+
+    Raises:
+        DataError: there are fewer slides, or fewer crops of a class, than folds; or a domain to be held out lacks a
+            class, or leaves none of it.
+    """
+    labels = np.array([sample.label for sample in samples])
+    groups = np.array([sample.group for sample in samples])
+    if split != "slides":
+        names, held_out = np.unique([getattr(sample, split[:-1]) for sample in samples], return_inverse=True)
+        for fold, name in enumerate(names):
+            if len({*labels[held_out == fold]}) < 2 or len({*labels[held_out != fold]}) < 2:
+                raise DataError(
+                    f"The {split[:-1]} '{name}' cannot be held out: it or the rest lacks a class; leave it out of the "
+                    "manifest, or change data.split and data.shift_split."
+                )
+        return held_out
+    if folds < 2 or len(set(groups)) < folds or min(np.sum(labels == 0), np.sum(labels == 1)) < folds:
+        raise DataError(
+            f"{len(set(groups))} slides with {np.sum(labels == 0)} normal and {np.sum(labels == 1)} atypical crops "
+            f"cannot be split into {folds} folds; give more data or another data.folds."
+        )
+    held_out = np.empty(len(samples), dtype=int)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, validation) in enumerate(splitter.split(labels, labels, groups)):
+        held_out[validation] = fold
+    return held_out

@@ -1,0 +1,44 @@
+"""What a change did: two trials on the same crops, compared slide by slide."""
+
+import numpy as np
+
+from model.errors import UserError
+from training.evaluation.calibration import cross_calibrate
+from training.evaluation.held_out import Predictions
+from training.evaluation.scores import resamplings, scores
+
+FIGURES = ("roc_auc", "domain_roc_auc", "balanced_accuracy", "shifted_roc_auc", "shifted_balanced_accuracy")
+
+
+def compare(first: Predictions, second: Predictions, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Differences second - first of two trials on the same crops, whose slides are resampled together.
+
+    Returns:
+        For each of `FIGURES` the difference and its 95 % interval.
+
+    Raises:
+        UserError: the trials are of other crops.
+    """
+    if not (np.array_equal(first.labels, second.labels) and np.array_equal(first.groups, second.groups)):
+        raise UserError("The two trials are of other crops; compare trials on the same data.")
+    calibrated = [(cross_calibrate(trial), cross_calibrate(trial, trial.shifted_logits)) for trial in (first, second)]
+    chosen = [np.arange(len(first)), *resamplings(first, seed)]
+    figures = np.array([[_figures(first, *trial, indices) for trial in calibrated] for indices in chosen])
+    differences = figures[:, 1] - figures[:, 0]
+    low, high = np.percentile(differences[1:], [2.5, 97.5], axis=0)
+    return {name: (differences[0, i], low[i], high[i]) for i, name in enumerate(FIGURES)}
+
+
+def _figures(samples: Predictions, as_is: np.ndarray, shifted: np.ndarray, chosen: np.ndarray) -> list[float]:
+    """`FIGURES` of some of a trial's crops, from its P(atypical) as they are and under the shift."""
+    labels, domains, as_is = samples.labels[chosen], samples.domains[chosen], as_is[chosen]
+    plain, moved = scores(labels, as_is), scores(labels, shifted[chosen])
+    insides = [domains == domain for domain in np.unique(domains)]
+    by_domain = [scores(labels[i], as_is[i])["roc_auc"] for i in insides if len({*labels[i]}) == 2]
+    return [
+        plain["roc_auc"],
+        float(np.mean(by_domain)),
+        plain["balanced_accuracy"],
+        moved["roc_auc"],
+        moved["balanced_accuracy"],
+    ]

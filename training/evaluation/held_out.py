@@ -1,0 +1,93 @@
+"""The table of held-out predictions, `held_out_SPLIT.csv` of a run's folder.
+
+It has a row for each crop: file, label, domain, group, fold, logit, shifted_logit.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.constants import CLASSES
+from training.data.sample import DataError, Sample
+from training.data.tables import read_table
+
+COLUMNS = ("file", "label", "domain", "group", "fold", "logit", "shifted_logit")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Held-out predictions of N crops.
+
+    Attributes:
+        labels: (N,) 0 or 1.
+        logits: (N,) view-averaged.
+        shifted_logits: (N,) the same under a synthetic shift (see `training.data.shift`).
+        folds: (N,) in which each was held out.
+        groups: (N,) slides.
+        domains: (N,).
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    shifted_logits: np.ndarray
+    folds: np.ndarray
+    groups: np.ndarray
+    domains: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def table_path(run: Path, split: str) -> Path:
+    """Where the table of a split is in a run's folder."""
+    return run / f"held_out_{split}.csv"
+
+
+def find_tables(run: Path) -> list[Path]:
+    """The tables of a run's folder, sorted."""
+    return sorted(run.glob("held_out_*.csv"))
+
+
+def write_predictions(path: Path, samples: Sequence[Sample], folds: np.ndarray, logits: np.ndarray) -> None:
+    """Writes the table, whole or not at all.
+
+    Args:
+        path: the file.
+        samples: N.
+        folds: (N,) in which each was held out.
+        logits: (N, 2) of the crop as it is and under a synthetic shift; six decimals are kept.
+    """
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for sample, fold, pair in zip(samples, folds, logits, strict=True):
+            label, both = CLASSES[sample.label], [f"{logit:.6f}" for logit in pair]
+            writer.writerow([sample.path.name, label, sample.domain, sample.group, fold, *both])
+    partial.replace(path)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Reads the table.
+
+    Raises:
+        DataError: it is missing, or is no such table.
+    """
+    rows = read_table(path, "a training run writes held_out_SPLIT.csv into its run folder")
+    missing = [column for column in COLUMNS if not rows or rows[0].get(column) is None]
+    if missing:
+        raise DataError(f"{path} has no rows with a column {missing[0]}; give the held_out_SPLIT.csv of a run.")
+    try:
+        return Predictions(
+            labels=np.array([CLASSES.index(row["label"]) for row in rows]),
+            logits=np.array([float(row["logit"]) for row in rows]),
+            shifted_logits=np.array([float(row["shifted_logit"]) for row in rows]),
+            folds=np.array([int(row["fold"]) for row in rows]),
+            groups=np.array([row["group"] for row in rows]),
+            domains=np.array([row["domain"] for row in rows]),
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} cannot be understood ({error}); give the held_out_SPLIT.csv of a run.") from error

@@ -1,0 +1,143 @@
+"""Figures as the challenge computes them, with confidence intervals."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from model.constants import THRESHOLD
+from training.evaluation.calibration import cross_calibrate
+from training.evaluation.held_out import Predictions, read_predictions
+
+RESAMPLES = 1000
+"""Resamplings of slides that an interval stands on."""
+
+
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """ROC AUC, balanced accuracy, sensitivity and specificity, atypical being positive.
+
+    Args:
+        labels: (N,) 0 or 1; both must occur.
+        probabilities: (N,) P(atypical).
+    """
+    called = probabilities >= THRESHOLD
+    return {
+        "roc_auc": float(roc_auc_score(labels, probabilities)),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, called)),
+        "sensitivity": float(called[labels == 1].mean()),
+        "specificity": float(1 - called[labels == 0].mean()),
+    }
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """Mean distance of P(atypical) from the frequency of atypical, at equal prevalence, over equal-width bins.
+
+    The samples of each class share half of the weight (Guo et al. 2017, arXiv 1706.04599, eq. 3, reweighted).
+    """
+    weights = _equal_prevalence(labels)
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights * (probabilities - labels), bins)
+    return float(np.abs(gaps).sum())
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+    """The reliability diagram in figures: in each bin of P(atypical), its mean and the frequency of atypical.
+
+    Both at equal prevalence, each class's samples sharing half of the weight.
+
+    Args:
+        labels: (N,) 0 or 1.
+        probabilities: (N,) P(atypical).
+        bins: of equal width.
+
+    Returns:
+        For each bin that is not empty: crops, predicted, observed.
+    """
+    weights = _equal_prevalence(labels)
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    rows = []
+    for chosen in (bin_of == number for number in np.unique(bin_of)):
+        predicted, observed = (
+            round(float(np.average(values[chosen], weights=weights[chosen])), 3) for values in (probabilities, labels)
+        )
+        rows.append({"crops": int(chosen.sum()), "predicted": predicted, "observed": observed})
+    return rows
+
+
+def _equal_prevalence(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels == 1, 0.5 / max(1, np.sum(labels == 1)), 0.5 / max(1, np.sum(labels == 0)))
+
+
+def resamplings(samples: Predictions, seed: int) -> Iterator[np.ndarray]:
+    """`RESAMPLES` resamplings of slides, as indices of the crops: crops of one slide are alike.
+
+    Resamplings without both classes are left out.
+
+    Args:
+        samples: whose slides and labels.
+        seed: of the resampling.
+    """
+    random = np.random.default_rng(seed)
+    members = [np.flatnonzero(samples.groups == group) for group in np.unique(samples.groups)]
+    count = 0
+    while count < RESAMPLES:
+        chosen = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+        if 0 < samples.labels[chosen].sum() < len(chosen):
+            count += 1
+            yield chosen
+
+
+def report(samples: Predictions, probabilities: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """All figures: overall with 95 % intervals, and for each domain.
+
+    The intervals are percentiles over resampled slides.
+
+    Args:
+        samples: N; their logits do not count.
+        probabilities: (N,) P(atypical), calibrated without the sample itself.
+        seed: of the resampling.
+    """
+    labels, domains = samples.labels, samples.domains
+    overall = scores(labels, probabilities)
+    resampled = [list(scores(labels[chosen], probabilities[chosen]).values()) for chosen in resamplings(samples, seed)]
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    by_domain = {}
+    for domain in np.unique(domains):
+        inside = domains == domain
+        if 0 < labels[inside].sum() < inside.sum():
+            figures = {name: round(value, 4) for name, value in scores(labels[inside], probabilities[inside]).items()}
+            by_domain[str(domain)] = {"crops": int(inside.sum())} | figures
+    return {
+        "crops": len(labels),
+        "atypical": int(labels.sum()),
+        "slides": len(np.unique(samples.groups)),
+        "overall": {
+            name: {"value": round(value, 4), "interval_95": [round(float(low[i]), 4), round(float(high[i]), 4)]}
+            for i, (name, value) in enumerate(overall.items())
+        },
+        "expected_calibration_error": round(expected_calibration_error(labels, probabilities), 4),
+        "reliability": reliability(labels, probabilities),
+        "domains": by_domain,
+    }
+
+
+def report_table(path: Path, seed: int = 0, further: Path | None = None) -> dict[str, Any]:
+    """`report` of `held_out_SPLIT.csv`, and its overall figures under the synthetic shift as `shifted`.
+
+    Calibration is fitted, for each fold, on the crops of the other folds, and never on shifted ones.
+
+    Args:
+        path: the table.
+        seed: of the resampling.
+        further: a table of the same crops held out in other folds, on which the calibrations are fitted, too.
+
+    Raises:
+        UserError: a table cannot be read or calibrated.
+    """
+    held_out = read_predictions(path)
+    others = read_predictions(further).logits if further else None
+    as_is = report(held_out, cross_calibrate(held_out, further=others), seed)
+    moved = report(held_out, cross_calibrate(held_out, held_out.shifted_logits, others), seed)
+    return as_is | {"shifted": moved["overall"]}
