@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from helpers import config_for
 
 from model.errors import WeightsError
-from model.network.weights import Calibration
+from model.network.calibration import Calibration
 from model.predictor import Predictor
 from training.config import Config
 from training.fitting.predict import Inference
