@@ -155,3 +155,10 @@ def test_a_case_of_another_resolution_is_refused(tmp_path: Path, small_weights: 
     done = run("--input", tmp_path / "case", "--output", tmp_path / "out", "--weights", small_weights, rc=1)
     assert "states 0.5 µm per pixel, but a case has 0.25" in done.stderr.strip().splitlines()[-1]
     assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_blank_crop_is_classified_and_named(tmp_path: Path, small_weights: Path, crops: list) -> None:
+    write_case(tmp_path / "case", [crops[0], np.full((128, 128, 3), 240, np.uint8)])
+    done = run("--input", tmp_path / "case", "--output", tmp_path / "out", "--weights", small_weights)
+    assert "stack.tiff: crop 2 is blank or featureless" in done.stderr
+    check_result(tmp_path / "out", 2)

@@ -10,9 +10,13 @@ Rates: 0 of 2,894 crops of AMi-Br and 0 of 1,513 of AtNorM-MD are remarked on (`
 counts them, and fails at 1 in 1,000). Beside each bound stands the lowest value of a real crop.
 """
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 MIN_CONTRAST = 12
 """Standard deviation of green, of 255; of a real crop: 20.8."""
@@ -33,13 +37,13 @@ _MAX_SIDE = 128
 def remark(crop: np.ndarray) -> str | None:
     """What is wrong with a crop (H, W, 3), uint8 RGB: `BLANK`, `FOREIGN` or nothing."""
     step = -(-max(crop.shape[:2]) // _MAX_SIDE)
-    red, green, blue = np.moveaxis(crop[::step, ::step], -1, 0)
+    red, green, blue = np.ascontiguousarray(crop[::step, ::step].reshape(-1, 3).T)
     if green.std() < MIN_CONTRAST:
         return BLANK
     means = red.mean(), green.mean(), blue.mean()
     share = np.count_nonzero(green <= np.minimum(red, blue)) / green.size
     excess = min(means[0], means[2]) - means[1]
-    return FOREIGN if np.mean(means) < MIN_BRIGHTNESS or excess < MIN_EXCESS or share < MIN_SHARE else None
+    return FOREIGN if sum(means) < 3 * MIN_BRIGHTNESS or excess < MIN_EXCESS or share < MIN_SHARE else None
 
 
 def remarks(crops: Sequence[np.ndarray]) -> list[str]:
@@ -49,6 +53,12 @@ def remarks(crops: Sequence[np.ndarray]) -> list[str]:
         if kind := remark(crop):
             found.setdefault(kind, []).append(number)
     return [f"{_enumerate(numbers)} {'is' if len(numbers) == 1 else 'are'} {kind}" for kind, numbers in found.items()]
+
+
+def warn_of(path: Path, crops: Sequence[np.ndarray]) -> None:
+    """Logs a warning for each kind of crop of a file that no answer means anything for."""
+    for found in remarks(crops):
+        logger.warning("%s: %s; the confidence says nothing there.", path, found)
 
 
 def _enumerate(numbers: list[int], most: int = 10) -> str:

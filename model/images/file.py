@@ -1,8 +1,8 @@
 """Opening an image file: a regular one, of a size that is read, whatever lies under its name."""
 
 import os
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from model.errors import CropError
 from model.files import open_regular
@@ -11,7 +11,7 @@ MAX_BYTES = 1 << 30
 """Of a file."""
 
 
-def open_image(path: Path, max_bytes: int = MAX_BYTES) -> BinaryIO:
+def open_image(path: Path, max_bytes: int = MAX_BYTES) -> BufferedReader:
     """Opens an image file to read; waits for nothing: what is no regular file is refused before it is opened.
 
     Raises:

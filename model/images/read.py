@@ -5,19 +5,15 @@ to the full) is converted and the conversion logged; anything else is refused. W
 any pixel is decoded, and what was decoded must be what was claimed. Crops that are blank, or no H&E, are warned of.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
 
 from model.errors import CropError
-from model.images.checks import remarks
 from model.images.file import open_image
 from model.images.rgb import Stack
 from model.images.tiff_directories import is_plain
 from model.images.worker import read_apart
-
-logger = logging.getLogger(__name__)
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".mha", ".png", ".jpg", ".jpeg")
@@ -29,7 +25,7 @@ def read_crops(path: Path) -> list[np.ndarray]:
 
 
 def read_stack(path: Path) -> Stack:
-    """Reads every crop of an image file, and warns of those that no answer means anything for.
+    """Reads every crop of an image file.
 
     Formats that libraries in C decode are decoded in another process (`model.images.worker`).
 
@@ -44,10 +40,7 @@ def read_stack(path: Path) -> Stack:
         raise CropError(f"{path} has no known image suffix; give one of {', '.join(SUFFIXES)}.")
     with open_image(path) as file:
         plain = suffix == ".mha" or (suffix in TIFF_SUFFIXES and is_plain(file))
-    stack = decode(path) if plain else read_apart(path)
-    for remark in remarks(stack.crops):
-        logger.warning("%s: %s; the confidence says nothing there.", path, remark)
-    return stack
+    return decode(path) if plain else read_apart(path)
 
 
 def decode(path: Path) -> Stack:

@@ -9,6 +9,7 @@ import numpy as np
 
 from model.constants import MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CropError
+from model.images.checks import warn_of
 from model.images.read import read_stack
 from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
 from model.modes.loader import Loader
@@ -70,6 +71,7 @@ def _crops_of(path: Path) -> list[np.ndarray]:
             f"{path} states {stack.mpp:.3g} µm per pixel, but a case has {MICROMETRES_PER_PIXEL}; export it at that "
             "resolution, or use the mode for folders, which rescales."
         )
+    warn_of(path, stack.crops)
     return stack.crops
 
 

@@ -1,11 +1,10 @@
 """One epoch of training."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
 
 from model.errors import UserError
 from training.data.augmentation import augment, mix
@@ -17,11 +16,19 @@ Batch = dict[str, Any]
 """Items of `training.data.crops.TrainingCrops`, stacked."""
 
 
+class Batches(Protocol):
+    """All batches of an epoch, such as a data loader has."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
 class DivergedError(UserError):
     """The loss is not finite any more."""
 
 
-def train_epoch(fit: Fit, batches: DataLoader, names: Sequence[str]) -> float:
+def train_epoch(fit: Fit, batches: Batches, names: Sequence[str]) -> float:
     """Goes through all batches once, changing the weights and their average after every `accumulation` of them.
 
     Args:

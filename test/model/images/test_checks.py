@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import shared
 
-from model.images.checks import BLANK, FOREIGN, remark, remarks
+from model.images.checks import BLANK, FOREIGN, remark, remarks, warn_of
 from model.images.read import read_stack
 
 STRUCTURE = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (128, 128)), (0, 0), 4)
@@ -83,5 +83,6 @@ def test_a_file_and_its_crop_are_named_in_a_warning(tmp_path: Path, caplog: pyte
     cv2.imwrite(str(tmp_path / "blank.png"), np.full((128, 128, 3), 255, np.uint8))
     cv2.imwrite(str(tmp_path / "fine.png"), H_AND_E[..., ::-1])
     with caplog.at_level(logging.WARNING):
-        assert len(read_stack(tmp_path / "blank.png").crops) == len(read_stack(tmp_path / "fine.png").crops) == 1
+        for name in ("blank.png", "fine.png"):
+            warn_of(tmp_path / name, read_stack(tmp_path / name).crops)
     assert "blank.png: crop 1 is blank" in caplog.text and "fine.png" not in caplog.text
