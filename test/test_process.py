@@ -31,6 +31,7 @@ def test_the_example_case(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_the_table_shows_each_crop(tmp_path: Path) -> None:
     done = run("--input", EXAMPLE, "--output", tmp_path, "--table", "--views", "none")
     entries = check_result(tmp_path, 8)

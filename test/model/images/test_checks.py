@@ -31,6 +31,7 @@ def test_a_drawn_stain_is_not_remarked_on() -> None:
     assert remark(H_AND_E) is None and remark(cv2.resize(H_AND_E, (701, 500))) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["amibr", "atnorm_md"])
 def test_fewer_than_one_in_a_thousand_real_crops_is_remarked_on(name: str) -> None:
     files = sorted(shared(name).rglob("*.png"))
