@@ -26,7 +26,8 @@ def test_only_the_section_between_the_marks_is_rewritten(tmp_path: Path, monkeyp
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
-    assert all(row[2] == report.MISSING for row in report.rows({}))
+    rows = report.rows({})
+    assert len(rows) > 8 and all(row[2] == report.MISSING for row in rows)
     report.plot({}, tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
 

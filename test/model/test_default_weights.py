@@ -23,6 +23,7 @@ def test_they_are_small_and_complete() -> None:
 def test_the_readme_says_what_was_measured() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     metrics = json.loads((DEFAULT_WEIGHTS / "metrics.json").read_text())
+    assert set(metrics["overall"]) == {"roc_auc", "balanced_accuracy", "sensitivity", "specificity"}
     for name, entry in metrics["overall"].items():
         low, high = entry["interval_95"]
         label = name.replace("_", " ").replace("roc auc", "ROC AUC")

@@ -264,7 +264,7 @@ def test_reading_is_bounded(tmp_path: Path, crops: list[np.ndarray], small_weigh
     monkeypatch.setattr(folder_module, "read_stack", count)
     monkeypatch.setattr(RunTables, "append", write)
     classify_folder(Predictor(small_weights, "cpu", "none"), tmp_path / "in", tmp_path / "out")
-    assert len(read) == 40 and most[0] <= 2 * 3 + 4
+    assert len(read) == 40 and 3 < most[0] <= 2 * 3 + 4
 
 
 def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

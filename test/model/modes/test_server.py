@@ -211,10 +211,11 @@ def test_health_is_503_until_the_model_has_run_and_invoke_is_refused() -> None:
 
 
 def test_overlapping_calls_do_not_mix() -> None:
-    inside, most = [0], [0]
+    inside, most, calls_made = [0], [0], [0]
 
     def handle() -> None:
         inside[0] += 1
+        calls_made[0] += 1
         most[0] = max(most[0], inside[0])
         time.sleep(0.05)
         inside[0] -= 1
@@ -228,7 +229,7 @@ def test_overlapping_calls_do_not_mix() -> None:
         call.start()
     for call in calls:
         call.join()
-    assert most[0] == 1
+    assert most[0] == 1 and calls_made[0] == 8
 
 
 def test_a_fault_of_the_program_is_500_and_survived() -> None:

@@ -45,6 +45,7 @@ def test_intervals_are_over_slides() -> None:
 
     once, many = repeated(1), repeated(10)
     assert once["slides"] == many["slides"] == 40
+    assert set(once["overall"]) == {"roc_auc", "balanced_accuracy", "sensitivity", "specificity"}
     for name, entry in once["overall"].items():
         assert entry == many["overall"][name]
         assert entry["interval_95"][0] < entry["value"] < entry["interval_95"][1]
