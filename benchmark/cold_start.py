@@ -28,7 +28,7 @@ from benchmark.measuring import (
     use_cores,
     write_case,
     write_random_weights,
-)  # fmt: skip
+)
 from model.constants import DEFAULT_VIEWS
 from model.network.weights import load
 from model.network.weights_config import Network, read_config
@@ -116,11 +116,16 @@ def main() -> None:
         commands = {
             "reference": [
                 *_reference(folder / "default.pth", config.network),
-                "--fields-of-view", *map(str, config.preprocessing.sides),
-                "--input-size", str(config.preprocessing.input_size), "--views", DEFAULT_VIEWS, *folders,
+                "--fields-of-view",
+                *map(str, config.preprocessing.sides),
+                "--input-size",
+                str(config.preprocessing.input_size),
+                "--views",
+                DEFAULT_VIEWS,
+                *folders,
             ],
             "ours": ["process.py", "--device", "cpu", "--weights", str(BAKED), *folders],
-        }  # fmt: skip
+        }
         figures["default_case"] = {"views": DEFAULT_VIEWS} | compare(commands, arguments.runs)
     save("cold_start", figures)
 

@@ -56,9 +56,15 @@ Run = Callable[[Tensor], Tensor]
 def export(network: MitosisClassifier, channels: int, side: int, path: Path) -> None:
     """Writes a network as ONNX, for any number of images."""
     torch.onnx.export(
-        network, (torch.zeros(1, channels, side, side),), str(path), dynamo=False, opset_version=17,
-        input_names=["images"], output_names=["logits"], dynamic_axes={"images": {0: "count"}, "logits": {0: "count"}},
-    )  # fmt: skip
+        network,
+        (torch.zeros(1, channels, side, side),),
+        str(path),
+        dynamo=False,
+        opset_version=17,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_axes={"images": {0: "count"}, "logits": {0: "count"}},
+    )
 
 
 def onnx_runtime(path: Path, cores: int, _: int) -> Run:
@@ -121,12 +127,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_reference_weights(BAKED, folder / "default.pth")
-        of = config.network
-        network = load_network(folder / "default.pth", of.backbone, of.pooling, of.backbone_args)
+        about = config.network
+        network = load_network(folder / "default.pth", about.backbone, about.pooling, about.backbone_args)
         loop = ReferenceLoop(
-            network, "cpu", preprocessing.sides, preprocessing.input_size, preprocessing.mean,
-            preprocessing.std, DEFAULT_VIEWS,
-        )  # fmt: skip
+            network,
+            "cpu",
+            preprocessing.sides,
+            preprocessing.input_size,
+            preprocessing.mean,
+            preprocessing.std,
+            DEFAULT_VIEWS,
+        )
         contenders: dict[str, Callable[[], np.ndarray]] = {
             "ours": lambda: predictor(crops),
             "reference": lambda: calibrate(loop(crops), config.calibration),
@@ -155,9 +166,13 @@ def main() -> None:
     work = gflops(plain, preprocessing) * views.count(DEFAULT_VIEWS)
     roof = product_flops(matrix) / min(seconds.pop("product")) / 1e9
     figures: dict = {
-        "runs": arguments.runs, "crops": len(crops), "real_crops": bool(arguments.crops), "views": DEFAULT_VIEWS,
-        "gflop_a_crop": round(work, 2), "matrix_product_gflops": round(roof, 1),
-    }  # fmt: skip
+        "runs": arguments.runs,
+        "crops": len(crops),
+        "real_crops": bool(arguments.crops),
+        "views": DEFAULT_VIEWS,
+        "gflop_a_crop": round(work, 2),
+        "matrix_product_gflops": round(roof, 1),
+    }
     for name, values in seconds.items():
         shares = [100 * work * len(crops) / value / roof for value in values]
         figures[name] = {

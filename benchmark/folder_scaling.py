@@ -53,10 +53,18 @@ def main() -> None:
             write_images(root / f"in{count}", count, sources)
             seconds, memory = run_process(
                 [
-                    "process.py", "folder", str(root / f"in{count}"), str(root / f"out{count}"), "--device", "cpu",
-                    "--views", "none", "--weights", str(root / "weights"),
+                    "process.py",
+                    "folder",
+                    str(root / f"in{count}"),
+                    str(root / f"out{count}"),
+                    "--device",
+                    "cpu",
+                    "--views",
+                    "none",
+                    "--weights",
+                    str(root / "weights"),
                 ]
-            )  # fmt: skip
+            )
             runs.append({"crops": count, "seconds": round(seconds, 2), "peak_mib": round(memory)})
     start_up = runs[0]["seconds"]
     for run in runs[1:]:

@@ -69,31 +69,77 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
             f"{min(costs):.2f} to {max(costs):.2f} ms a crop, {scaling[1]['peak_mib']} to {scaling[-1]['peak_mib']} MiB"
         )
     return [
-        ("H+ (840 M), process start to ready, CPU", "8 times the reference, a third of its memory",
-         cell(results, "{} times ({} s), memory 1/{} ({} MiB)", "cold_start.hplus_ready.times_faster",
-              "cold_start.hplus_ready.ours.seconds", "cold_start.hplus_ready.times_less_memory",
-              "cold_start.hplus_ready.ours.peak_mib")),
-        ("default weights, a whole case, process start to JSON, CPU", "3 s",
-         cell(results, "{} s, {} MiB; {} times the reference", "cold_start.default_case.ours.seconds",
-              "cold_start.default_case.ours.peak_mib", "cold_start.default_case.times_faster")),
-        ("the same case in the server", "", cell(results, "{} s, {} times a fresh process",
-                                               "invoke_time.invoke.seconds", "invoke_time.times_faster")),
-        ("default weights, throughput, CPU", "4 times the reference",
-         cell(results, "{} times ({} crops/s, {} % of the ceiling)", "cpu_throughput.reference.ours_times_faster",
-              "cpu_throughput.ours.crops_a_second", "cpu_throughput.ours.percent_of_ceiling")),
+        (
+            "H+ (840 M), process start to ready, CPU",
+            "8 times the reference, a third of its memory",
+            cell(
+                results,
+                "{} times ({} s), memory 1/{} ({} MiB)",
+                "cold_start.hplus_ready.times_faster",
+                "cold_start.hplus_ready.ours.seconds",
+                "cold_start.hplus_ready.times_less_memory",
+                "cold_start.hplus_ready.ours.peak_mib",
+            ),
+        ),
+        (
+            "default weights, a whole case, process start to JSON, CPU",
+            "3 s",
+            cell(
+                results,
+                "{} s, {} MiB; {} times the reference",
+                "cold_start.default_case.ours.seconds",
+                "cold_start.default_case.ours.peak_mib",
+                "cold_start.default_case.times_faster",
+            ),
+        ),
+        (
+            "the same case in the server",
+            "",
+            cell(results, "{} s, {} times a fresh process", "invoke_time.invoke.seconds", "invoke_time.times_faster"),
+        ),
+        (
+            "default weights, throughput, CPU",
+            "4 times the reference",
+            cell(
+                results,
+                "{} times ({} crops/s, {} % of the ceiling)",
+                "cpu_throughput.reference.ours_times_faster",
+                "cpu_throughput.ours.crops_a_second",
+                "cpu_throughput.ours.percent_of_ceiling",
+            ),
+        ),
         ("the fastest other runtime against ours", "at most 1.3 times", yardstick(results)),
         ("folder mode, from 1,000 crops on (a tiny network)", "linear time, flat memory", folder),
-        ("augmentation in one worker, against a step of `compact`, CPU", "below 1",
-         cell(results, "{}", "augmentation_cost.worker_over_step")),
+        (
+            "augmentation in one worker, against a step of `compact`, CPU",
+            "below 1",
+            cell(results, "{}", "augmentation_cost.worker_over_step"),
+        ),
         ("H+, throughput, GPU", "60 % of the ceiling", best_rate(results, "hplus")),
-        ("H+, a case of 16 crops, four views, GPU", "0.06 s; 10 times the reference; 3 GB",
-         cell(results, "{} s; {} times; {} MiB", "gpu.hplus.case_seconds", "gpu.hplus.times_faster_than_reference",
-              "gpu.hplus.case_peak_mib.reserved")),
+        (
+            "H+, a case of 16 crops, four views, GPU",
+            "0.06 s; 10 times the reference; 3 GB",
+            cell(
+                results,
+                "{} s; {} times; {} MiB",
+                "gpu.hplus.case_seconds",
+                "gpu.hplus.times_faster_than_reference",
+                "gpu.hplus.case_peak_mib.reserved",
+            ),
+        ),
         ("default weights, throughput, GPU", "", best_rate(results, "default")),
-        ("H+, a training step of 16 crops, GPU", "4 times a plain float32 loop; 16 GB; loading at most 5 %",
-         cell(results, "{} times; {} GiB; {}", "gpu.training.bf16_checkpointing.times_faster_than_plain",
-              "gpu.training.bf16_checkpointing.peak_gib", "gpu.training.bf16_checkpointing.loading_share")),
-    ]  # fmt: skip
+        (
+            "H+, a training step of 16 crops, GPU",
+            "4 times a plain float32 loop; 16 GB; loading at most 5 %",
+            cell(
+                results,
+                "{} times; {} GiB; {}",
+                "gpu.training.bf16_checkpointing.times_faster_than_plain",
+                "gpu.training.bf16_checkpointing.peak_gib",
+                "gpu.training.bf16_checkpointing.loading_share",
+            ),
+        ),
+    ]
 
 
 def section(results: Results) -> str:

@@ -71,7 +71,7 @@ class Predictor:
         self.batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_VIEWS)
         if self.device.type == "cpu":
             keep_freed_memory()
-            network = network.float()
+            network.float()
             if self.dtype == torch.float32:
                 network = fold(network, preprocessing.channels, preprocessing.input_size)
         try:

@@ -21,13 +21,26 @@ DATA = Path(os.environ.get("ATYPICAL_MITOSIS_DATA", REPOSITORY.parent / "shared"
 """Folder with `amibr/` and `cases/`."""
 
 OVERRIDES = [
-    "name=tiny", "network.backbone=test_efficientnet", "network.pretrained=''", "network.input_size=32",
+    "name=tiny",
+    "network.backbone=test_efficientnet",
+    "network.pretrained=''",
+    "network.input_size=32",
     "network.scales=[1.0]",
-    "data.folds=2", "data.workers=0", "data.soft_labels=false", "optimisation.epochs=4", "optimisation.batch_size=8",
-    "optimisation.average_decay=0.8", "augmentation.brightness=0.02", "augmentation.contrast=0.02",
-    "augmentation.stain=0", "augmentation.gamma=0", "augmentation.noise=2", "stored_dtype=float32",
-    "loss.gamma=2", "loss.phases=0",
-]  # fmt: skip
+    "data.folds=2",
+    "data.workers=0",
+    "data.soft_labels=false",
+    "optimisation.epochs=4",
+    "optimisation.batch_size=8",
+    "optimisation.average_decay=0.8",
+    "augmentation.brightness=0.02",
+    "augmentation.contrast=0.02",
+    "augmentation.stain=0",
+    "augmentation.gamma=0",
+    "augmentation.noise=2",
+    "stored_dtype=float32",
+    "loss.gamma=2",
+    "loss.phases=0",
+]
 """Of the recipe `compact`, for a network and a task that take seconds."""
 
 

@@ -26,8 +26,11 @@ def failing(case: Path, output: Path, weights: Path) -> str:
     """Runs a case that must fail; returns the last line of stderr."""
     done = subprocess.run(
         [*COMMAND, "--input", str(case), "--output", str(output), "--weights", str(weights)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return done.stderr.strip().splitlines()[-1]
 

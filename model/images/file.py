@@ -2,8 +2,8 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from model.errors import CropError
 
@@ -11,7 +11,7 @@ MAX_BYTES = 1 << 30
 """Of a file."""
 
 
-def open_image(path: Path, max_bytes: int = MAX_BYTES) -> BinaryIO:
+def open_image(path: Path, max_bytes: int = MAX_BYTES) -> BufferedReader:
     """Opens an image file to read; waits for nothing: what is no regular file is refused before it is opened.
 
     Raises:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -174,14 +175,14 @@ def _numbers(key: str, value: str, count: int, pattern: str) -> list[float]:
     return numbers
 
 
-def _read_pixels(path: Path, file: BinaryIO, count: int, compressed_size: int | None) -> np.ndarray:
+def _read_pixels(path: Path, file: BufferedReader, count: int, compressed_size: int | None) -> np.ndarray:
     """The `count` bytes of the pixels, (count,) uint8, if they are what the rest of the file holds, and all of it."""
     held = os.fstat(file.fileno()).st_size - file.tell()
     if held != (count if compressed_size is None else compressed_size):
         raise CropError(f"{path} does not have the number of bytes its header says; export it again.")
     pixels = np.empty(count, np.uint8)
     if compressed_size is None:
-        if file.readinto(pixels) != count:  # type: ignore[attr-defined]
+        if file.readinto(pixels.data) != count:
             raise CropError(f"{path} was changed while it was read; try again.")
         return pixels
     at = 0

@@ -155,7 +155,7 @@ def _decode_pages(path: Path, file: BinaryIO, numbers: list[int]) -> Iterator[np
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said once, by the error
     wanted = set(numbers)
-    used, starts = 0, set()
+    used, starts = 0, set[int]()
     with tifffile.TiffFile(file, name=path.name, _multifile=False) as tiff:
         for number, page in enumerate(tiff.pages):
             if number not in wanted:

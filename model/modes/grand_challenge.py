@@ -6,8 +6,9 @@ Contract: Grand Challenge, MIDOG 2025 Task 2. One case is one stack of crops; th
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypedDict
 
 from model.constants import CLASSES, THRESHOLD
 from model.errors import CaseError
@@ -21,7 +22,7 @@ STACK_SUFFIXES = (".tif", ".tiff", ".mha")
 LARGEST_INPUTS_JSON = 1 << 20
 """Bytes of an inputs.json that are read; the platform's have a few thousand."""
 
-Entry = dict[str, str | float]
+Entry = TypedDict("Entry", {"class": str, "confidence": float})
 """`{"class": "atypical" | "normal", "confidence": P(atypical)}` of one crop."""
 
 DECIMALS = 6
@@ -76,7 +77,7 @@ def _slug(entry: object) -> str | None:
     return None
 
 
-def result(probabilities: Sequence[float]) -> list[Entry]:
+def result(probabilities: Iterable[float]) -> list[Entry]:
     """The result of a case.
 
     Args:

@@ -8,14 +8,13 @@ fault, 500 when the program is. A failed case does not end the server.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h11
 import uvicorn
@@ -104,7 +103,7 @@ def create_app(service: Service) -> FastAPI:
 class _ImpatientProtocol(H11Protocol):
     """Closes a connection whose request does not come: its headers, or the next one's, take too long."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:  # asyncio and uvicorn differ on its type
         super().connection_made(transport)
         self._wait_for_request()
 

@@ -8,6 +8,7 @@ which timm copies coordinates from the CPU with every batch, is computed once.
 
 import copy
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,15 @@ from model.speed.imports import timm
 
 logger = logging.getLogger(__name__)
 
+TimmModule = Any
+"""A module of timm, whose attributes a type checker knows nothing of; `_is_dinov3` looks whether they are there."""
+
 TOLERANCE = 1e-3
 """By how much a block's output may differ in float32, as a fraction of its norm; more, and no block is replaced."""
 
 
 @torch.no_grad()
-def streamline(backbone: nn.Module, side: int) -> None:
+def streamline(backbone: TimmModule, side: int) -> None:
     """Replaces, in place, the blocks of a DINOv3 backbone; does nothing with any other.
 
     Args:
@@ -52,7 +56,7 @@ def streamline(backbone: nn.Module, side: int) -> None:
         backbone.blocks[number] = _Block(block)
 
 
-def _same(block: nn.Module, embedding: Tensor, prefix: int) -> bool:
+def _same(block: TimmModule, embedding: Tensor, prefix: int) -> bool:
     """Whether a float32 block and its replacement say the same of random tokens, before and after the branches' scale,
     which hides much in a fresh network."""
     lean, rotation = _Block(block), _Rotation(embedding, prefix, torch.float32).get_embed()
@@ -68,7 +72,7 @@ def _same(block: nn.Module, embedding: Tensor, prefix: int) -> bool:
     )
 
 
-def _is_dinov3(backbone: nn.Module) -> bool:
+def _is_dinov3(backbone: TimmModule) -> bool:
     """Whether it is made of nothing but what `_Block` and `_Rotation` know."""
     eva = timm.models.eva
     return (
@@ -96,6 +100,8 @@ class _Rotation(nn.Module):
         prefix: tokens before the patches, which are not rotated.
         dtype: of the network.
     """
+
+    table: Tensor
 
     def __init__(self, embedding: Tensor, prefix: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -126,7 +132,7 @@ class _Block(nn.Module):
         block: is left as it is.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: TimmModule) -> None:
         super().__init__()
         attention = block.attn
         self.heads = attention.num_heads
@@ -148,13 +154,13 @@ class _Block(nn.Module):
         return self.projection(self.inner_norm(attended.transpose(1, 2).flatten(2)))
 
 
-def _joined(attention: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+def _joined(attention: TimmModule) -> tuple[nn.Parameter, nn.Parameter | None]:
     """Weight and bias of one projection to queries, keys and values."""
     if attention.qkv is not None:
-        weight, biases = attention.qkv.weight, (attention.q_bias, attention.k_bias, attention.v_bias)
+        weight, biases = attention.qkv.weight, [attention.q_bias, attention.k_bias, attention.v_bias]
     else:
         projections = attention.q_proj, attention.k_proj, attention.v_proj
-        weight, biases = torch.cat([of.weight for of in projections]), [of.bias for of in projections]
+        weight, biases = torch.cat([part.weight for part in projections]), [part.bias for part in projections]
     if all(bias is None for bias in biases):
         return _parameter(weight), None
     none = weight.new_zeros(len(weight) // 3)

@@ -9,14 +9,18 @@ oneDNN, finally, applies an activation while it writes a convolution's output, a
 import copy
 import logging
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from model.speed import PLAIN
 from model.speed.imports import timm
 
 logger = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
 
 TOLERANCE = 1e-4
 """By how much the folded network's logit may differ, as a fraction of the logit and 1; more, and nothing is folded."""
@@ -39,7 +43,7 @@ _USUAL_BATCH = 16
 
 
 @torch.no_grad()
-def fold(network: nn.Module, channels: int, side: int) -> nn.Module:
+def fold(network: Network, channels: int, side: int) -> Network:
     """A network that gives the same logits faster; it is for inference only, and for images of this size only.
 
     What follows what is seen by running the network; a batch norm that does not follow a convolution directly stays.
@@ -74,7 +78,8 @@ def _replace(folded: nn.Module, inputs: dict[nn.Conv2d, torch.Size], pairs: dict
     """Folds, in place, what `_watch` found."""
     names = {module: name for name, module in folded.named_modules()}
     for convolution, shape in inputs.items():
-        norm, plain = pairs.get(convolution), convolution
+        norm = pairs.get(convolution)
+        plain = convolution
         if norm is not None:
             _absorb(convolution, norm)
         if isinstance(convolution, timm.layers.Conv2dSame):
@@ -82,7 +87,9 @@ def _replace(folded: nn.Module, inputs: dict[nn.Conv2d, torch.Size], pairs: dict
         if norm is not None:
             activation = getattr(norm, "act", nn.Identity())
             if _FusedConvolution.takes(plain, activation):
-                plain, activation = _FusedConvolution(plain, activation, shape), nn.Identity()
+                folded.set_submodule(names[norm], nn.Identity())
+                folded.set_submodule(names[convolution], _FusedConvolution(plain, activation, shape))
+                continue
             folded.set_submodule(names[norm], activation)
         folded.set_submodule(names[convolution], plain)
 
@@ -161,34 +168,37 @@ def _watch(
 
 
 def _absorb(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Puts a batch norm's factors and shifts into the convolution before it, in place."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double()
-    if convolution.bias is not None:
-        shift = shift + convolution.bias.double()
-    bias = shift * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
-    weight = convolution.weight.double() * scale.view(-1, 1, 1, 1)
+    """Puts a batch norm's factors and shifts into the convolution before it, in place; computed in float64."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # `_watch` passes over norms without them
+    bias, factor, shift = (
+        None if values is None else values.double() for values in (convolution.bias, norm.weight, norm.bias)
+    )
+    kernel = convolution.weight.double()
+    weight, bias = fuse_conv_bn_weights(kernel, bias, mean.double(), variance.double(), norm.eps, factor, shift)
     convolution.weight, convolution.bias = _parameter(weight), _parameter(bias)
 
 
 def _padded_symmetrically(convolution: nn.Conv2d, height: int, width: int) -> nn.Conv2d:
     """A convolution with `same` padding as a plain one for inputs of one size; itself where that is not possible."""
-    kernel, stride, dilation = convolution.kernel_size, convolution.stride, convolution.dilation
-    totals = [
-        timm.layers.get_same_padding(side, kernel[axis], stride[axis], dilation[axis])
+    kernel, dilation = convolution.kernel_size, convolution.dilation
+    rows, columns = (
+        timm.layers.get_same_padding(side, kernel[axis], convolution.stride[axis], dilation[axis])
         for axis, side in enumerate((height, width))
-    ]
-    odd = [total % 2 for total in totals]
+    )
+    odd = rows % 2, columns % 2
     if any(odd) and dilation != (1, 1):
         return convolution
     plain = nn.Conv2d(
-        convolution.in_channels, convolution.out_channels, (kernel[0] + odd[0], kernel[1] + odd[1]), stride,
-        [(total + 1) // 2 for total in totals], dilation, convolution.groups, device="meta",
-    )  # fmt: skip
+        convolution.in_channels,
+        convolution.out_channels,
+        (kernel[0] + odd[0], kernel[1] + odd[1]),
+        (convolution.stride[0], convolution.stride[1]),
+        ((rows + 1) // 2, (columns + 1) // 2),
+        (dilation[0], dilation[1]),
+        convolution.groups,
+        device="meta",
+    )
     plain.weight = _parameter(nn.functional.pad(convolution.weight, (odd[1], 0, odd[0], 0)))
     plain.bias = convolution.bias
     return plain.eval()

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 from model.speed import PLAIN
 
@@ -52,8 +53,9 @@ def _run(module: ModuleType | None) -> None:
     """Runs a deferred module's code; does nothing with any other."""
     with _one_at_a_time:
         if isinstance(module, _Deferred):
-            module.__class__ = ModuleType
-            module.__spec__.loader.exec_module(module)
+            deferred: Any = module
+            deferred.__class__ = ModuleType
+            deferred.__spec__.loader.exec_module(deferred)
 
 
 class _Later(Loader):
@@ -64,7 +66,9 @@ class _Later(Loader):
         return _Deferred(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = module.__spec__.loader = self.loader
+        module.__loader__ = self.loader
+        if module.__spec__:
+            module.__spec__.loader = self.loader
 
 
 class _Finder(MetaPathFinder):
@@ -72,7 +76,7 @@ class _Finder(MetaPathFinder):
         if name in HIDDEN:
             raise ModuleNotFoundError(f"{name} is not imported for predictions.", name=name)
         spec = PathFinder.find_spec(name, path) if name in DEFERRED else None
-        if spec:
+        if spec and spec.loader:
             spec.loader = _Later(spec.loader)
         return spec
 
@@ -158,12 +162,13 @@ def _without_torchvision() -> Iterator[None]:
 
     finder = _StandInFinder()
     sys.meta_path.insert(0, finder)
-    disable = torch.compiler.disable
-    torch.compiler.disable = lambda function: function
+    compiler: Any = torch.compiler
+    disable = compiler.disable
+    compiler.disable = lambda function: function
     try:
         yield
     finally:
-        torch.compiler.disable = disable
+        compiler.disable = disable
         sys.meta_path.remove(finder)
         for name in [name for name in sys.modules if name.partition(".")[0] == REPLACED]:
             del sys.modules[name]

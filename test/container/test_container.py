@@ -24,9 +24,20 @@ IMAGE = os.environ.get("CONTAINER_IMAGE")
 INVOKE_IMAGE = os.environ.get("CONTAINER_IMAGE_INVOKE")
 ENGINE = os.environ.get("CONTAINER_ENGINE", "docker")
 RESTRICTIONS = (
-    "--network", "none", "--read-only", "--tmpfs", "/tmp", "--user", "1234:1234", "--memory", "8g",
-    "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-)  # fmt: skip
+    "--network",
+    "none",
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--user",
+    "1234:1234",
+    "--memory",
+    "8g",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+)
 
 pytestmark = pytest.mark.skipif(
     IMAGE is None or INVOKE_IMAGE is None,
@@ -59,9 +70,20 @@ class InvokeServer:
             path.chmod(0o777)
         self.name = f"invoke-{uuid.uuid4().hex[:8]}"
         engine(
-            "run", "--detach", "--name", self.name, *RESTRICTIONS, "--volume", f"{self.mount}:/cases:ro",
-            "--volume", f"{self.output}:/output", INVOKE_IMAGE, "serve", "--input", "/cases/now",
-        )  # fmt: skip
+            "run",
+            "--detach",
+            "--name",
+            self.name,
+            *RESTRICTIONS,
+            "--volume",
+            f"{self.mount}:/cases:ro",
+            "--volume",
+            f"{self.output}:/output",
+            INVOKE_IMAGE,
+            "serve",
+            "--input",
+            "/cases/now",
+        )
 
     def request(self, method: str, path: str) -> int:
         """The status that the server answers inside the container's own network, as the platform's process sees it."""

@@ -39,9 +39,14 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     crops = [random.integers(0, 256, (24, 24, 3), dtype=np.uint8) for _ in range(3)]
     kinds: dict[str, list[bytes]] = {".tif": [], ".mha": [], ".png": [], ".jpg": []}
     for options in (
-        {}, {"compression": "adobe_deflate"}, {"compression": "lzw"}, {"compression": "jpeg"}, {"tile": (16, 16)},
-        {"compression": "packbits"}, {"rowsperstrip": 5},
-    ):  # fmt: skip
+        {},
+        {"compression": "adobe_deflate"},
+        {"compression": "lzw"},
+        {"compression": "jpeg"},
+        {"tile": (16, 16)},
+        {"compression": "packbits"},
+        {"rowsperstrip": 5},
+    ):
         for bigtiff in (False, True):
             with tifffile.TiffWriter(folder / "seed.tif", bigtiff=bigtiff) as tiff:
                 for crop in crops:

@@ -163,9 +163,16 @@ def test_a_killed_process_goes_on(tmp_path: Path, crops: list[np.ndarray], small
     for number in range(1500):
         cv2.imwrite(str(tmp_path / "in" / f"{number:04}.png"), crops[number % 5][..., ::-1])
     command = [
-        sys.executable, str(REPOSITORY / "process.py"), "folder", str(tmp_path / "in"), str(tmp_path / "out"),
-        "--weights", str(small_weights), "--device", "cpu",
-    ]  # fmt: skip
+        sys.executable,
+        str(REPOSITORY / "process.py"),
+        "folder",
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+        "--weights",
+        str(small_weights),
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     state = tmp_path / "out" / "run.json"
     end = time.monotonic() + 60

@@ -33,10 +33,23 @@ class Server:
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(REPOSITORY / "process.py"), "serve", "--input", str(self.input), "--output",
-                 str(self.output), "--weights", str(weights), "--port", str(self.port), *options],
-                stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    str(REPOSITORY / "process.py"),
+                    "serve",
+                    "--input",
+                    str(self.input),
+                    "--output",
+                    str(self.output),
+                    "--weights",
+                    str(weights),
+                    "--port",
+                    str(self.port),
+                    *options,
+                ],
+                stderr=log,
+                start_new_session=True,
+            )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
     def wait(self) -> list[int]:

@@ -61,9 +61,14 @@ def test_what_is_in_no_file_is_computed_anew(tmp_path: Path, backbone: str, argu
             parameter.add_(0.05 * torch.randn_like(parameter))
     side = 160 if "test_" in backbone else 96
     config = WeightsConfig(
-        "any", "0", Network(backbone, pooling, arguments), Preprocessing(78, side, (0.5,) * 3, (0.5,) * 3),
-        Calibration(), "float32", "",
-    )  # fmt: skip
+        "any",
+        "0",
+        Network(backbone, pooling, arguments),
+        Preprocessing(78, side, (0.5,) * 3, (0.5,) * 3),
+        Calibration(),
+        "float32",
+        "",
+    )
     save(tmp_path / "weights", network, config)
     rebuilt, _ = load(tmp_path / "weights")
     images = torch.randn(2, 3, side, side)

@@ -81,7 +81,7 @@ def test_in_half_precision_they_are_no_further_from_float32(dtype: torch.dtype) 
     streamlined = lean(half)
     assert blocks(streamlined) == 3
     plain, found = (
-        (of.features(images.to(dtype)) - expected).square().mean().sqrt().item() for of in (half, streamlined)
+        (one.features(images.to(dtype)) - expected).square().mean().sqrt().item() for one in (half, streamlined)
     )
     assert 0 < found < 1.1 * plain
 
@@ -98,7 +98,7 @@ class BytesMoved(TorchDispatchMode):
             ("linear", "mm", "addmm", "conv", "_scaled", "scaled", "dropout")
         ):
             tensors = tree_leaves((arguments, keywords, result))
-            self.count += sum(of.nbytes for of in tensors if isinstance(of, torch.Tensor))
+            self.count += sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
         return result
 
 
