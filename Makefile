@@ -1,5 +1,7 @@
 # make predict [IN=DIR] [OUT=DIR]    classify a case (default: the synthetic example) and show the result
-# make test                          run the tests
+# make test                          run the tests that matter most, in three minutes on two cores
+# make test-all                      run every test
+# make test-slow                     run those that `make test` leaves out
 # make lint                          check style, format and types
 # make fuzz [SECONDS=60]             feed damaged images to the readers
 # make train-env                     make .venv with all that training needs (training/train.sh does it itself)
@@ -13,13 +15,19 @@ IN ?= test/input
 OUT ?= output
 SECONDS ?= 60
 
-.PHONY: predict test lint fuzz benchmark lock train-env figure
+.PHONY: predict test test-all test-slow lint fuzz benchmark lock train-env figure
 
 predict: .venv/requirements.done
 	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table
 
 test: .venv/test-requirements.done
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --durations=10 -m "not slow"
+
+test-all: .venv/test-requirements.done
+	.venv/bin/python -m pytest --durations=10
+
+test-slow: .venv/test-requirements.done
+	.venv/bin/python -m pytest --durations=10 -m slow
 
 lint: .venv/test-requirements.done
 	.venv/bin/ruff check .

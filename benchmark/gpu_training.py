@@ -93,6 +93,9 @@ class _Timed:
     def __init__(self, batches) -> None:
         self.batches, self.waited = batches, 0.0
 
+    def __len__(self) -> int:
+        return len(self.batches)
+
     def __iter__(self) -> Iterator:
         iterator = iter(self.batches)
         while True:

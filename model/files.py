@@ -3,21 +3,25 @@
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """A regular file, open for reading; a pipe, a device or a folder is refused without waiting for it.
+def open_regular(path: Path) -> BufferedReader:
+    """A regular file, open for reading; nothing else is opened, nor waited for.
 
     Raises:
         OSError: it cannot be opened, or is no regular file.
     """
-    # What is there may change between a look at it and opening it, so the look is at what was opened.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
+        _check_regular(path.stat())  # a device may act when it is opened
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a name with a zero byte in it
+        raise OSError(errno.EINVAL, str(error)) from error
+    try:
+        _check_regular(os.fstat(descriptor))  # which may have been put there since
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -35,3 +39,9 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"larger than the {limit} bytes that are read")
     return content
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        raise OSError(errno.EINVAL, f"it is {kind}")

@@ -1,6 +1,7 @@
 """Fixtures: real crops where they are, drawn ones, a small untrained weights folder."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +9,29 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import draw_crops, shared
+from helpers import DATA, NEEDS_DATA, draw_crops, shared
 
 from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
 from model.network.weights import save
 from model.network.weights_config import Network, WeightsConfig
+
+
+def pytest_configure() -> None:
+    """One thread here and in the programs that tests run: with small networks, threads only wait for each other."""
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many tests were skipped because the real crops are not here."""
+    skipped = sum(NEEDS_DATA in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    if skipped:
+        terminalreporter.section("no real crops", yellow=True)
+        terminalreporter.line(
+            f"{skipped} tests were skipped, which need real crops and cases: {DATA} does not hold them.\n"
+            "Set ATYPICAL_MITOSIS_DATA to the folder that holds amibr/ and cases/."
+        )
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +78,8 @@ def crops() -> list[np.ndarray]:
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals over 200 resamplings of slides: a thousand take a minute."""
-    monkeypatch.setattr("training.evaluation.scores.RESAMPLES", 200)
+    """Intervals over 60 resamplings of slides: a thousand take a minute."""
+    monkeypatch.setattr("training.evaluation.scores.RESAMPLES", 60)
 
 
 @pytest.fixture

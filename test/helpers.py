@@ -20,6 +20,9 @@ DEFAULT_WEIGHTS = REPOSITORY / "model" / "weights" / "default"
 DATA = Path(os.environ.get("ATYPICAL_MITOSIS_DATA", REPOSITORY.parent / "shared" / "data"))
 """Folder with `amibr/` and `cases/`."""
 
+NEEDS_DATA = "needs the real crops of"
+"""How a reason to skip a test begins that needs `DATA`."""
+
 OVERRIDES = [
     "name=tiny",
     "network.backbone=test_efficientnet",
@@ -45,10 +48,10 @@ OVERRIDES = [
 
 
 def shared(name: str) -> Path:
-    """A folder of the data; the test is skipped where it is absent."""
+    """A folder of the data; where it is absent the test is skipped, or fails when `REQUIRE_SHARED_DATA` is set."""
     folder = DATA / name
     if not folder.is_dir():
-        pytest.skip(f"needs {folder}; set ATYPICAL_MITOSIS_DATA to the folder that holds {name}/")
+        (pytest.fail if os.environ.get("REQUIRE_SHARED_DATA") else pytest.skip)(f"{NEEDS_DATA} {folder}")
     return folder
 
 

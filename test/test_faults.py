@@ -1,17 +1,18 @@
 """What goes wrong around the program: full disks, missing rights, kills, GPUs that are there and do not work."""
 
+import json
 import os
-import random
+import resource
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY, check_result, write_case
+from helpers import REPOSITORY, write_case
 
 from model import predictor as predictor_module
 from model.errors import PredictionError
@@ -19,17 +20,17 @@ from model.modes.grand_challenge import RESULT_FILE, clear_result, result, write
 from model.predictor import Predictor, choose_device
 
 COMMAND = [sys.executable, str(REPOSITORY / "process.py"), "--device", "cpu"]
-KILLS = 50
 
 
-def failing(case: Path, output: Path, weights: Path) -> str:
-    """Runs a case that must fail; returns the last line of stderr."""
+def failing(case: Path, output: Path, weights: Path, before: Callable[[], None] | None = None) -> str:
+    """Runs a case that must fail, after `before` in the new process; returns the last line of stderr."""
     done = subprocess.run(
         [*COMMAND, "--input", str(case), "--output", str(output), "--weights", str(weights)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
+        preexec_fn=before,
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return done.stderr.strip().splitlines()[-1]
@@ -41,21 +42,14 @@ def case(tmp_path: Path, crops: list[np.ndarray]) -> Path:
     return tmp_path / "case"
 
 
-def test_a_full_disk_leaves_no_result(case: Path, small_weights: Path) -> None:
-    """/dev/full takes the place of the temporary file's device: every write to it fails as on a full disk."""
-    code = f"""
-import os, sys, runpy
-def full(descriptor):
-    raise OSError(28, "No space left on device")
-os.fsync = full
-sys.argv = ["process.py", "--device", "cpu", "--input", {str(case)!r}, "--output", {str(case / "out")!r},
-            "--weights", {str(small_weights)!r}]
-sys.path.insert(0, {str(REPOSITORY)!r})
-runpy.run_path({str(REPOSITORY / "process.py")!r}, run_name="__main__")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert "No space left on device" in done.stderr.strip().splitlines()[-1]
+def test_a_disk_that_takes_only_half_leaves_no_result(case: Path, small_weights: Path) -> None:
+    """A limit on the size of files: the kernel writes a hundred bytes of the result and refuses the next one."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    last = failing(case, case / "out", small_weights, limit)
+    assert f"{RESULT_FILE} cannot be written: File too large" in last
     assert list((case / "out").iterdir()) == []
 
 
@@ -87,53 +81,114 @@ def test_only_own_files_are_cleared(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_killed_at_any_moment_the_result_is_whole_or_absent(case: Path, small_weights: Path) -> None:
-    """`KILLS` times while results are written over and over and removed, so that every kill falls into that."""
-    output = case / "out"
-    code = f"""
-import sys
-sys.path.insert(0, {str(REPOSITORY)!r})
+KILLED_STEP_BY_STEP = """
+import itertools, json, os, resource, signal, sys, tempfile
 from pathlib import Path
-from model.modes.grand_challenge import clear_result, result, write_result
-print("go", flush=True)
-while True:
-    for _ in range(3):
-        write_result(Path({str(output)!r}), result([i / 3000 for i in range(3000)]))
-    clear_result(Path({str(output)!r}))
+from model.modes import grand_challenge
+from model.modes.grand_challenge import RESULT_FILE, clear_result, result, write_result
+
+output, earlier = Path(sys.argv[1]), sys.argv[2] == "earlier"
+new = result([i / 300 for i in range(300)])
+write_result(output, new)
+whole = (output / RESULT_FILE).read_bytes()
+traced = {grand_challenge.__file__, tempfile.__file__}
+
+def kill_at(step):
+    steps = itertools.count(1)
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename not in traced:
+            return None
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+
+def kill_after(size):
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it and raises an error instead
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+def outcome(before, argument):
+    clear_result(output)
+    if earlier:
+        write_result(output, result([0.7]))
+    old = (output / RESULT_FILE).read_bytes() if earlier else None
+    child = os.fork()
+    if child == 0:
+        before(argument)
+        write_result(output, new)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    found = (output / RESULT_FILE).read_bytes() if (output / RESULT_FILE).exists() else None
+    partial = [file.stat().st_size for file in output.iterdir() if file.name != RESULT_FILE]
+    return status, "whole" if found == whole else "as before" if found == old else "spoilt", sum(partial)
+
+steps = []
+while not steps or steps[-1][0] != 0:
+    steps.append(outcome(kill_at, len(steps) + 1))
+sizes = [outcome(kill_after, size) for size in (0, 1, 5000, len(whole) - 1, len(whole))]
+print(json.dumps({"steps": steps, "sizes": sizes, "length": len(whole)}))
 """
-    moments = random.Random(0)
-    whole = 0
-    for _ in range(KILLS):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(moments.uniform(0, 0.08))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        if (output / RESULT_FILE).exists():
-            clear_result(output, only_partial=True)
-            check_result(output, 3000)
-            whole += 1
-        clear_result(output)
-    assert 0 < whole <= KILLS
+"""Writes a result again and again in processes that kill themselves: at each line of the code that writes, and (by the
+signal of a limit on the size of files) inside a write, when so many bytes are on the disk."""
 
 
-@pytest.mark.parametrize("part", [0.2, 0.5, 0.8, 0.95, 1.0])
-def test_a_killed_program_leaves_no_part_of_a_result(case: Path, small_weights: Path, part: float) -> None:
-    """Killed after some part of the time that a whole run takes."""
-    command = [*COMMAND, "--input", str(case), "--output", str(case / "out"), "--weights", str(small_weights)]
-    start = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    whole = time.monotonic() - start
-    clear_result(case / "out")
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    time.sleep(whole * part)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    if (case / "out" / RESULT_FILE).exists():
-        clear_result(case / "out", only_partial=True)
-        check_result(case / "out", 5)
+@pytest.mark.parametrize("output", ["empty", "earlier"])
+def test_killed_at_any_step_the_result_is_whole_or_as_before(tmp_path: Path, output: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_STEP_BY_STEP, str(tmp_path), output],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    steps, sizes, length = outcomes["steps"], outcomes["sizes"], outcomes["length"]
+    assert [status for status, _, _ in steps] == [-signal.SIGKILL] * (len(steps) - 1) + [0]
+    kinds = [kind for _, kind, _ in steps[:-1]]
+    appears = kinds.index("whole")
+    assert kinds == ["as before"] * appears + ["whole"] * (len(kinds) - appears) and appears > 10
+    assert {partial for _, _, partial in steps[:appears]} >= {0, length}, "killed before, and after it was written"
+    assert [partial for _, _, partial in steps[appears:]] == [0] * (len(steps) - appears)
+    killed = -signal.SIGXFSZ
+    assert [tuple(entry) for entry in sizes] == [
+        *((killed, "as before", size) for size in (0, 1, 5000, length - 1)),
+        (0, "whole", 0),
+    ]
+
+
+KILLED_PROGRAM = """
+import os, runpy, signal, sys
+moment, folder = sys.argv.pop(1), sys.argv.pop(1)
+def hook(event, arguments):
+    if event == moment and str(arguments[0]).startswith(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+sys.path.insert(0, os.getcwd())
+runpy.run_path("process.py", run_name="__main__")
+"""
+"""The program, killed when it opens a file in a folder, or renames one there."""
+
+
+@pytest.mark.parametrize(("moment", "folder", "left"), [("open", "images", 0), ("os.rename", "out", 1)])
+def test_a_killed_program_leaves_no_result(
+    case: Path, small_weights: Path, moment: str, folder: str, left: int
+) -> None:
+    """Killed when it is about to read the crops, and when it is about to give the written result its name."""
+    output = case / "out"
+    write_result(output, result([0.7]))
+    arguments = ["--device", "cpu", "--input", str(case), "--output", str(output), "--weights", str(small_weights)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_PROGRAM, moment, str(case / folder), *arguments],
+        capture_output=True,
+        timeout=120,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (output / RESULT_FILE).exists()
+    assert len(list(output.iterdir())) == left
 
 
 def test_a_gpu_that_does_not_work_is_said_and_the_cpu_used(

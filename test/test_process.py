@@ -59,6 +59,7 @@ sys.exit(process.main(["--device", "cpu", "--input", {str(EXAMPLE)!r}, "--output
     check_result(tmp_path, 8)
 
 
+@pytest.mark.slow
 def test_the_same_case_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         run("--input", EXAMPLE, "--output", tmp_path / name, "--device", "cpu")
@@ -98,21 +99,30 @@ def test_bad_input_is_one_last_line_and_no_result(
     last = done.stderr.strip().splitlines()[-1]
     assert names.get(damage, "nowhere") in last and last.endswith(".")
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_the_shared_cases(tmp_path: Path) -> None:
     """On crops the default weights were trained on: a check that everything is wired rightly, not an accuracy."""
     cases = shared("cases")
     truth = json.loads((cases / "ground_truth.json").read_text())
+    assert len(truth) == 6
+    code = """
+import sys, process
+for case in sys.argv[3:]:
+    assert process.main(["--input", f"{sys.argv[1]}/{case}", "--output", f"{sys.argv[2]}/{case}"]) == 0
+"""
+    command = [sys.executable, "-c", code, str(cases), str(tmp_path), *(case["case"] for case in truth)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)  # which starts once
+    assert done.returncode == 0, done.stderr
     found = []
     for case in truth:
-        run("--input", cases / case["case"], "--output", tmp_path / case["case"])
         entries = check_result(tmp_path / case["case"], len(case["labels"]))
         found.extend(zip(case["labels"], entries, strict=True))
     assert balanced_accuracy(found) >= 0.85
 
 
+@pytest.mark.slow
 def test_shuffling_a_real_stack_shuffles_the_confidences(tmp_path: Path) -> None:
     crops = read_crops(find_stack(shared("cases") / "case_01"))
     order = np.random.default_rng(0).permutation(len(crops))
@@ -124,3 +134,30 @@ def test_shuffling_a_real_stack_shuffles_the_confidences(tmp_path: Path) -> None
         confidences.append([entry["confidence"] for entry in check_result(tmp_path / f"{name}_out", len(crops))])
     np.testing.assert_allclose(confidences[1], np.array(confidences[0])[order], atol=1e-5)
     assert np.ptp(confidences[0]) > 0.2
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".mha"])
+def test_a_case_of_another_resolution_is_refused(tmp_path: Path, small_weights: Path, crops: list, suffix: str) -> None:
+    stack = write_case(tmp_path / "case", crops, suffix=suffix)
+    if suffix == ".mha":
+        import SimpleITK as sitk
+
+        image = sitk.GetImageFromArray(np.stack(crops), isVector=True)
+        image.SetSpacing((0.0005, 0.0005, 1))
+        sitk.WriteImage(image, str(stack))
+    else:
+        import tifffile
+
+        tifffile.imwrite(
+            stack, np.stack(crops), photometric="rgb", metadata=None, resolution=(20000, 20000), resolutionunit=3
+        )
+    done = run("--input", tmp_path / "case", "--output", tmp_path / "out", "--weights", small_weights, rc=1)
+    assert "states 0.5 µm per pixel, but a case has 0.25" in done.stderr.strip().splitlines()[-1]
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_blank_crop_is_classified_and_named(tmp_path: Path, small_weights: Path, crops: list) -> None:
+    write_case(tmp_path / "case", [crops[0], np.full((128, 128, 3), 240, np.uint8)])
+    done = run("--input", tmp_path / "case", "--output", tmp_path / "out", "--weights", small_weights)
+    assert "stack.tiff: crop 2 is blank or featureless" in done.stderr
+    check_result(tmp_path / "out", 2)

@@ -247,6 +247,8 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         raise ConfigError(
             f"{path} with its overrides is no valid configuration: {str(error).splitlines()[0]}"
         ) from error
+    if config.optimisation.precision == str(False):  # what YAML makes of an unquoted no
+        config.optimisation.precision = "no"
     if config.stored_dtype not in DTYPES:
         raise ConfigError(f"stored_dtype is {config.stored_dtype}; choose among {', '.join(DTYPES)}.")
     if config.optimisation.precision not in PRECISIONS:

@@ -26,7 +26,7 @@ from training.evaluation.calibration import fit_calibration
 from training.evaluation.held_out import read_predictions
 from training.evaluation.model_card import model_card
 from training.evaluation.scores import report_table
-from training.fitting.cross_validation import cross_validate, fit_name, hold_out
+from training.fitting.cross_validation import cross_validate, fit_name, fit_seed, hold_out
 from training.fitting.fit import fit_network
 from training.fitting.predict import Inference
 from training.fitting.run import Run
@@ -113,8 +113,7 @@ def _hold_out_all(run: Run) -> tuple[dict[str, Any], Calibration]:
 
 def _fit_final(run: Run) -> MitosisClassifier:
     """The network fitted to all crops; adapters are not merged yet."""
-    seed = run.config.seed + run.config.data.folds  # the folds have those before it
-    return fit_network(run, run.crops, FINAL, seed)
+    return fit_network(run, run.crops, FINAL, fit_seed(run.config.seed, FINAL))
 
 
 def _write(run: Run, network: MitosisClassifier, metrics: dict[str, Any], calibration: Calibration) -> None:

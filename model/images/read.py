@@ -1,8 +1,8 @@
 """Which reader an image file is for: every page of a TIFF or MHA stack, or a single PNG or JPEG, as 8-bit RGB arrays.
 
 What is not 8-bit RGB but has one obvious meaning (grey, palette, an alpha channel, separate colour planes, 16 bits used
-to the full) is converted and the conversion logged; anything else is refused. Sizes are taken from the header and
-checked before any pixel is decoded.
+to the full) is converted and the conversion logged; anything else is refused. What a header claims is bounded before
+any pixel is decoded, and what was decoded must be what was claimed. Crops that are blank, or no H&E, are warned of.
 """
 
 from pathlib import Path
@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import CropError
+from model.images.decode import SUFFIXES, TIFF_SUFFIXES, decode
 from model.images.file import open_image
 from model.images.rgb import Stack
-
-SUFFIXES = (".tif", ".tiff", ".mha", ".png", ".jpg", ".jpeg")
+from model.images.tiff_directories import is_plain
+from model.images.worker import read_apart
 
 
 def read_crops(path: Path) -> list[np.ndarray]:
@@ -24,6 +25,8 @@ def read_crops(path: Path) -> list[np.ndarray]:
 def read_stack(path: Path) -> Stack:
     """Reads every crop of an image file.
 
+    Formats that libraries in C decode are decoded in another process (`model.images.worker`).
+
     Args:
         path: a TIFF (`.tif`, `.tiff`: one crop a page), an MHA (`.mha`: one crop a slice), a PNG or a JPEG.
 
@@ -33,16 +36,6 @@ def read_stack(path: Path) -> Stack:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise CropError(f"{path} has no known image suffix; give one of {', '.join(SUFFIXES)}.")
-    open_image(path).close()
-    # Each reader brings libraries of its own, which take time to import.
-    if suffix in (".tif", ".tiff"):
-        from model.images.tiff import read_tiff
-
-        return read_tiff(path)
-    if suffix == ".mha":
-        from model.images.mha import read_mha
-
-        return read_mha(path)
-    from model.images.picture import read_picture
-
-    return read_picture(path)
+    with open_image(path) as file:
+        plain = suffix == ".mha" or (suffix in TIFF_SUFFIXES and is_plain(file))
+    return decode(path) if plain else read_apart(path)

@@ -23,9 +23,12 @@ SMALL_VALUE = 1024
 MAX_TEXT = 1 << 20
 """Bytes of a description that are read."""
 
-SUBFILE, WIDTH, LENGTH, PHOTOMETRIC, DESCRIPTION, ORIENTATION, SAMPLES = 254, 256, 257, 262, 270, 274, 277
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, OLD_SUBFILE = 282, 283, 296, 255
-TILE_WIDTH, TILE_LENGTH, IMAGE_DEPTH, TILE_DEPTH = 322, 323, 32997, 32998
+SUBFILE, OLD_SUBFILE, WIDTH, LENGTH, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 259, 262
+DESCRIPTION, ORIENTATION, SAMPLES = 270, 274, 277
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+
+PLAIN = (1, 8, 32946)
+"""Compressions: none, and deflate by its two numbers."""
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value of each type."""
@@ -128,6 +131,17 @@ def read_directories(file: BinaryIO) -> list[Directory]:
         found.append(Directory(file, order, entries))
         (offset,) = struct.unpack_from(order + place, content, tags * entry_size)
     return found
+
+
+def is_plain(file: BinaryIO) -> bool:
+    """Whether the pixels of every page are as they are, or deflated: what Python itself decodes, and checks.
+
+    A file that is no TIFF is, as far as this goes, plain.
+    """
+    try:
+        return all(directory.number(COMPRESSION, 1) in PLAIN for directory in read_directories(file))
+    except ValueError:
+        return True
 
 
 def _header(file: BinaryIO) -> tuple[str, bool, int]:

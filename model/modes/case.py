@@ -5,8 +5,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
+from model.constants import MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CropError
-from model.images.read import read_crops
+from model.images.checks import warn_of
+from model.images.read import read_stack
 from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
 from model.modes.loader import Loader
 
@@ -31,7 +35,7 @@ def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tup
     clear_result(output_folder)
     loader.begin()
     stack = find_stack(input_folder)
-    crops = read_crops(stack)
+    crops = _crops_of(stack)
     predictor = loader.predictor()
     loaded = time.perf_counter()
     try:
@@ -53,6 +57,22 @@ def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tup
         path,
     )
     return path, entries
+
+
+def _crops_of(path: Path) -> list[np.ndarray]:
+    """The crops of a case.
+
+    Raises:
+        CropError: they cannot be read, or the file states another resolution than theirs.
+    """
+    stack = read_stack(path)
+    if stack.mpp is not None and not is_expected(stack.mpp):
+        raise CropError(
+            f"{path} states {stack.mpp:.3g} µm per pixel, but a case has {MICROMETRES_PER_PIXEL}; export it at that "
+            "resolution, or use the mode for folders, which rescales."
+        )
+    warn_of(path, stack.crops)
+    return stack.crops
 
 
 def table(path: Path, entries: list[Entry]) -> str:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from model.constants import MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CaseError, CropError, one_line
+from model.images.checks import warn_of
 from model.images.read import SUFFIXES, read_stack
 from model.images.rgb import check_size
 from model.modes.grand_challenge import DECIMALS, result
@@ -120,6 +121,7 @@ class _Reader:
                 longest = max(max(crop.shape[:2]) for crop in crops) * mpp / MICROMETRES_PER_PIXEL
                 check_size(path, len(crops), round(longest) ** 2)
                 crops = [rescale(crop, mpp) for crop in crops]
+            warn_of(path, crops)
             return self.preprocessing.cut_out(crops)
         except CropError as error:
             return Record(image, reason=one_line(error))

@@ -19,15 +19,12 @@ from model.speed.imports import timm
 
 logger = logging.getLogger(__name__)
 
-TimmModule = Any
-"""A module of timm, whose attributes a type checker knows nothing of; `_is_dinov3` looks whether they are there."""
-
 TOLERANCE = 1e-3
 """By how much a block's output may differ in float32, as a fraction of its norm; more, and no block is replaced."""
 
 
 @torch.no_grad()
-def streamline(backbone: TimmModule, side: int) -> None:
+def streamline(backbone: Any, side: int) -> None:
     """Replaces, in place, the blocks of a DINOv3 backbone; does nothing with any other.
 
     Args:
@@ -56,7 +53,7 @@ def streamline(backbone: TimmModule, side: int) -> None:
         backbone.blocks[number] = _Block(block)
 
 
-def _same(block: TimmModule, embedding: Tensor, prefix: int) -> bool:
+def _same(block: Any, embedding: Tensor, prefix: int) -> bool:
     """Whether a float32 block and its replacement say the same of random tokens, before and after the branches' scale,
     which hides much in a fresh network."""
     lean, rotation = _Block(block), _Rotation(embedding, prefix, torch.float32).get_embed()
@@ -72,7 +69,7 @@ def _same(block: TimmModule, embedding: Tensor, prefix: int) -> bool:
     )
 
 
-def _is_dinov3(backbone: TimmModule) -> bool:
+def _is_dinov3(backbone: Any) -> bool:
     """Whether it is made of nothing but what `_Block` and `_Rotation` know."""
     eva = timm.models.eva
     return (
@@ -132,7 +129,15 @@ class _Block(nn.Module):
         block: is left as it is.
     """
 
-    def __init__(self, block: TimmModule) -> None:
+    norm1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    inner_norm: nn.Module
+    projection: nn.Module
+    gamma_1: Tensor | None
+    gamma_2: Tensor | None
+
+    def __init__(self, block: Any) -> None:
         super().__init__()
         attention = block.attn
         self.heads = attention.num_heads
@@ -154,13 +159,14 @@ class _Block(nn.Module):
         return self.projection(self.inner_norm(attended.transpose(1, 2).flatten(2)))
 
 
-def _joined(attention: TimmModule) -> tuple[nn.Parameter, nn.Parameter | None]:
+def _joined(attention: Any) -> tuple[nn.Parameter, nn.Parameter | None]:
     """Weight and bias of one projection to queries, keys and values."""
     if attention.qkv is not None:
-        weight, biases = attention.qkv.weight, [attention.q_bias, attention.k_bias, attention.v_bias]
+        weight, biases = attention.qkv.weight, (attention.q_bias, attention.k_bias, attention.v_bias)
     else:
         projections = attention.q_proj, attention.k_proj, attention.v_proj
-        weight, biases = torch.cat([part.weight for part in projections]), [part.bias for part in projections]
+        weight = torch.cat([projection.weight for projection in projections])
+        biases = tuple(projection.bias for projection in projections)
     if all(bias is None for bias in biases):
         return _parameter(weight), None
     none = weight.new_zeros(len(weight) // 3)

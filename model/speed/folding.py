@@ -9,7 +9,7 @@ oneDNN, finally, applies an activation while it writes a convolution's output, a
 import copy
 import logging
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,7 @@ def _replace(folded: nn.Module, inputs: dict[nn.Conv2d, torch.Size], pairs: dict
     """Folds, in place, what `_watch` found."""
     names = {module: name for name, module in folded.named_modules()}
     for convolution, shape in inputs.items():
-        norm = pairs.get(convolution)
-        plain = convolution
+        norm, plain = pairs.get(convolution), convolution
         if norm is not None:
             _absorb(convolution, norm)
         if isinstance(convolution, timm.layers.Conv2dSame):
@@ -87,8 +86,8 @@ def _replace(folded: nn.Module, inputs: dict[nn.Conv2d, torch.Size], pairs: dict
         if norm is not None:
             activation = getattr(norm, "act", nn.Identity())
             if _FusedConvolution.takes(plain, activation):
-                folded.set_submodule(names[norm], nn.Identity())
                 folded.set_submodule(names[convolution], _FusedConvolution(plain, activation, shape))
+                folded.set_submodule(names[norm], nn.Identity())
                 continue
             folded.set_submodule(names[norm], activation)
         folded.set_submodule(names[convolution], plain)
@@ -169,33 +168,40 @@ def _watch(
 
 def _absorb(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Puts a batch norm's factors and shifts into the convolution before it, in place; computed in float64."""
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None and variance is not None  # `_watch` passes over norms without them
-    bias, factor, shift = (
-        None if values is None else values.double() for values in (convolution.bias, norm.weight, norm.bias)
-    )
-    kernel = convolution.weight.double()
-    weight, bias = fuse_conv_bn_weights(kernel, bias, mean.double(), variance.double(), norm.eps, factor, shift)
+    tensors: list[Any] = [
+        None if values is None else values.double()
+        for values in (
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+        )
+    ]
+    kernel, bias, mean, variance, factor, shift = tensors
+    weight, bias = fuse_conv_bn_weights(kernel, bias, mean, variance, norm.eps, factor, shift)
     convolution.weight, convolution.bias = _parameter(weight), _parameter(bias)
 
 
 def _padded_symmetrically(convolution: nn.Conv2d, height: int, width: int) -> nn.Conv2d:
     """A convolution with `same` padding as a plain one for inputs of one size; itself where that is not possible."""
-    kernel, dilation = convolution.kernel_size, convolution.dilation
-    rows, columns = (
-        timm.layers.get_same_padding(side, kernel[axis], convolution.stride[axis], dilation[axis])
+    geometry: Any = convolution  # pairs of numbers, which torch declares as tuples of any length
+    kernel, stride, dilation = geometry.kernel_size, geometry.stride, geometry.dilation
+    totals = [
+        timm.layers.get_same_padding(side, kernel[axis], stride[axis], dilation[axis])
         for axis, side in enumerate((height, width))
-    )
-    odd = rows % 2, columns % 2
+    ]
+    odd = [total % 2 for total in totals]
     if any(odd) and dilation != (1, 1):
         return convolution
     plain = nn.Conv2d(
         convolution.in_channels,
         convolution.out_channels,
         (kernel[0] + odd[0], kernel[1] + odd[1]),
-        (convolution.stride[0], convolution.stride[1]),
-        ((rows + 1) // 2, (columns + 1) // 2),
-        (dilation[0], dilation[1]),
+        stride,
+        ((totals[0] + 1) // 2, (totals[1] + 1) // 2),
+        dilation,
         convolution.groups,
         device="meta",
     )

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from helpers import DEFAULT_WEIGHTS, REPOSITORY
 
@@ -28,6 +29,7 @@ def test_the_readme_says_what_was_measured() -> None:
         assert f"| {label} | {entry['value']:.3f} | {low:.3f} to {high:.3f} |" in readme
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tuple) -> None:
     """bfloat16 on the CPU stands in for the GPU's: same rounding of weights and activations."""
     crops = real_crops[0][::2]  # few crops and views: where the CPU has no such numbers, it is very slow
@@ -38,6 +40,7 @@ def test_half_precision_keeps_the_classes_of_the_default_weights(real_crops: tup
     assert np.array_equal((half >= 0.5)[clear], (expected >= 0.5)[clear])
 
 
+@pytest.mark.slow
 def test_in_half_precision_too_neighbours_do_not_matter(real_crops: tuple) -> None:
     crops = real_crops[0][:8]
     predictor = Predictor(DEFAULT_WEIGHTS, "cpu", "rot4", batch_size=128, dtype=torch.bfloat16)

@@ -87,7 +87,14 @@ def main() -> None:
     with tifffile.TiffWriter(stack) as tiff:
         for figure in FIGURES:
             crop = draw(figure, random)
-            tiff.write(crop, photometric="rgb", compression="adobe_deflate", resolution=(40000, 40000), metadata=None)
+            tiff.write(
+                crop,
+                photometric="rgb",
+                compression="adobe_deflate",
+                resolution=(40000, 40000),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
     socket = {"slug": SLUG, "kind": "Image", "super_kind": "Image", "relative_path": f"images/{SLUG}"}
     entry = {"file": None, "image": {"name": stack.name}, "value": None, "socket": socket}
     (INPUT / "inputs.json").write_text(json.dumps([entry], indent=4) + "\n", encoding="utf-8")

@@ -53,3 +53,9 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
 def test_settings_that_contradict_each_other_are_refused_at_once(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load_config(COMPACT, ["data.root=crops", override])
+
+
+@pytest.mark.parametrize("written", ["no", "false", "'no'"])
+def test_no_mixed_precision_can_be_asked_for(written: str) -> None:
+    config = load_config(CONFIGS / "compact.yaml", ["data.root=.", f"optimisation.precision={written}"])
+    assert config.optimisation.precision == "no"

@@ -1,14 +1,17 @@
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-from helpers import REPOSITORY
+import pytest
+
+from training.evaluate import main
 
 
-def test_command_line_reports_a_table(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_resamples")
+def test_command_line_reports_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     random = np.random.default_rng(0)
     with (tmp_path / "held_out.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -18,12 +21,13 @@ def test_command_line_reports_a_table(tmp_path: Path) -> None:
             label = "atypical" if atypical else "normal"
             logits = [random.normal(atypical), random.normal(atypical)]
             writer.writerow([f"{i}.png", label, "x", f"s{i // 5}", i // 5 % 4, *logits])
-    command = [sys.executable, "-m", "training.evaluate"]
-    done = subprocess.run(
-        [*command, tmp_path / "held_out.csv"], capture_output=True, text=True, cwd=REPOSITORY, check=True
-    )
-    report = json.loads(done.stdout)
+    monkeypatch.setattr("sys.argv", ["evaluate", str(tmp_path / "held_out.csv")])
+    main()
+    report = json.loads(capsys.readouterr().out)
     assert report["crops"] == 200
     assert report["overall"].keys() == report["shifted"].keys() and report["overall"] != report["shifted"]
-    missing = subprocess.run([*command, "nowhere.csv"], capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert missing.returncode == 1 and missing.stderr.strip().startswith("There is no table nowhere.csv")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    for name, sentence in (("nowhere.csv", "There is no table .*nowhere"), ("other.csv", "has no rows with a column")):
+        monkeypatch.setattr("sys.argv", ["evaluate", str(tmp_path / name)])
+        with pytest.raises(SystemExit, match=sentence):
+            main()

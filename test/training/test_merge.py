@@ -108,6 +108,7 @@ def test_the_merged_network_can_be_stored_in_each_precision(
     assert tensors["backbone.blocks.0.attn.q_proj.weight"].dtype == weights_folder.DTYPES[dtype]
 
 
+@pytest.mark.slow
 def test_real_crops_keep_their_class_in_half_precision(
     tmp_path: Path, real_crops: tuple[list[np.ndarray], np.ndarray]
 ) -> None:

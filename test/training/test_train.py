@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from helpers import config_for, recipe
 
-from model.errors import WeightsError
 from model.network import weights as weights_folder
 from model.predictor import Predictor
 from training.config import load_config
@@ -48,6 +47,7 @@ def test_a_recipe_learns_and_writes_weights_that_the_container_runs(
     assert np.mean(called == (np.arange(30) % 3 == 0)) > 0.8
 
 
+@pytest.mark.slow
 def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path: Path) -> None:
     """The recipe of the large network at a size that learns here."""
     config = config_for(
@@ -74,6 +74,7 @@ def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path:
     ]
 
 
+@pytest.mark.slow
 def test_several_fields_of_view_are_looked_at_and_data_sets_held_out_whole(data: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(data, tmp_path / "data"))
     manifest = (copied / "manifest.csv").read_text().splitlines()
@@ -86,6 +87,7 @@ def test_several_fields_of_view_are_looked_at_and_data_sets_held_out_whole(data:
     assert "a whole data set held out" in card and "62, 78 pixels" in card
 
 
+@pytest.mark.slow
 def test_fits_run_one_by_one_are_not_run_again(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_for(data, tmp_path / "apart", "optimisation.epochs=2")
     for name in ("slides_1", "final"):
@@ -100,6 +102,7 @@ def test_fits_run_one_by_one_are_not_run_again(data: Path, tmp_path: Path, caplo
     assert written.read_bytes() == together.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_recipe_with_every_option_learns(data: Path, tmp_path: Path) -> None:
     metrics = train(
         config_for(
@@ -118,6 +121,7 @@ def test_a_recipe_with_every_option_learns(data: Path, tmp_path: Path) -> None:
     assert metrics["overall"]["roc_auc"]["value"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(data, tmp_path)
     train(config)
@@ -125,18 +129,6 @@ def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(fit_module, "train_epoch", None)
     train(config)
     assert weights_folder.read_config(tmp_path / "weights") == expected
-
-
-def test_tensors_that_half_precision_spoils_are_not_shipped(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("training.weights.LARGEST_PROBABILITY_CHANGE", 0.0)
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "config.json").write_text("earlier weights")
-    with pytest.raises(WeightsError, match=r"Stored in bfloat16, .* use stored_dtype=float32"):
-        train(config_for(data, tmp_path, "stored_dtype=bfloat16"))
-    assert [file.name for file in (tmp_path / "weights").iterdir()] == ["config.json"]
-    assert (tmp_path / "weights" / "config.json").read_text() == "earlier weights"
 
 
 def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:

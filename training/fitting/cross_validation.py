@@ -1,6 +1,7 @@
 """Networks fitted without a part of the crops, and what they say of it."""
 
 import logging
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def hold_out(run: Run, split: str, folds: np.ndarray, fold: int) -> np.ndarray:
     done = run.folder / name / f"logits_{DEFAULT_VIEWS}.npy"
     if not done.is_file():
         training, validation = run.crops.subset(folds != fold), run.crops.subset(folds == fold)
-        network = fit_network(run, training, name, config.seed + fold, validation)
+        network = fit_network(run, training, name, fit_seed(config.seed, name), validation)
         merge_adapters(network)
         moved = shifted(validation.crops, validation.groups, config.seed)
         # With the container's own views, so that what is measured is what runs.
@@ -71,6 +72,11 @@ def hold_out(run: Run, split: str, folds: np.ndarray, fold: int) -> np.ndarray:
             partial.replace(done)
         accelerator.wait_for_everyone()
     return np.load(done, allow_pickle=False)
+
+
+def fit_seed(seed: int, name: str) -> int:
+    """The seed of a fit, from the run's; that of another fit or another run's is unrelated."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
 def fit_name(split: str, fold: int) -> str:

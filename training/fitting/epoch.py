@@ -1,8 +1,8 @@
 """One epoch of training."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 
@@ -16,11 +16,19 @@ Batch = dict[str, Any]
 """Items of `training.data.crops.TrainingCrops`, stacked."""
 
 
+class Batches(Protocol):
+    """All batches of an epoch, such as a data loader has."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
 class DivergedError(UserError):
     """The loss is not finite any more."""
 
 
-def train_epoch(fit: Fit, batches: Iterable[Batch], names: Sequence[str]) -> float:
+def train_epoch(fit: Fit, batches: Batches, names: Sequence[str]) -> float:
     """Goes through all batches once, changing the weights and their average after every `accumulation` of them.
 
     Args:
@@ -38,7 +46,7 @@ def train_epoch(fit: Fit, batches: Iterable[Batch], names: Sequence[str]) -> flo
     preprocessing = preprocessing_of(fit.config)
     network.train()
     losses, crops_seen = torch.zeros(2, device=accelerator.device)
-    for batch in batches:
+    for number, batch in enumerate(batches):
         numbers = batch["numbers"]
         images = augment(batch["crop"], numbers, preprocessing)
         images, targets, weights = mix(images, batch["target"], batch["weight"], numbers)
@@ -49,7 +57,7 @@ def train_epoch(fit: Fit, batches: Iterable[Batch], names: Sequence[str]) -> flo
             loss = (loss * weights).mean()
             value = loss.item()
             _check_finite("loss", value, batch, names)
-            accelerator.backward(loss)
+            accelerator.backward(loss * _share_made_up_for(number, len(batches), optimisation.accumulation))
             if accelerator.sync_gradients and optimisation.gradient_clip > 0:
                 norm = accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
                 if accelerator.scaler is None:  # a scaler leaves such steps out and lowers its scale
@@ -63,6 +71,11 @@ def train_epoch(fit: Fit, batches: Iterable[Batch], names: Sequence[str]) -> flo
         crops_seen += len(targets)
     losses, crops_seen = accelerator.reduce(torch.stack([losses, crops_seen]))
     return float(losses / crops_seen)
+
+
+def _share_made_up_for(number: int, batches: int, accumulation: int) -> float:
+    """Accelerate divides every loss by `accumulation`; the last group of batches may be shorter."""
+    return accumulation / min(accumulation, batches - number // accumulation * accumulation)
 
 
 def _check_finite(what: str, value: float, batch: Batch, names: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ def fit_network(
     folder = run.folder / name
     checkpoint = folder / "checkpoint.pt"
     first_epoch = fit.resume(checkpoint)
-    writer = SummaryWriter(str(folder), purge_step=first_epoch) if accelerator.is_main_process else None
+    writer = SummaryWriter(str(folder), purge_step=first_epoch + 1) if accelerator.is_main_process else None
     for epoch in range(first_epoch, optimisation.epochs):
         sampler.epoch = epoch
         # The network's own randomness comes from here alone, so an interrupted fit goes on with the same numbers.

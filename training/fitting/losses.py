@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from training.config import Config, LossConfig
 from training.data.sample import Sample
 
+SMALLEST_DISTANCE = 1e-6
+"""Of a probability from its target, under an exponent below 1: at 0 the slope of the power is infinite."""
+
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float, smoothing: float = 0.0) -> Tensor:
     """Binary focal loss of each sample.
@@ -30,7 +33,10 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, smoothing: float = 
     """
     targets = labels * (1 - smoothing) + smoothing / 2
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (targets - logits.sigmoid()).abs() ** gamma * cross_entropy
+    distance = (targets - logits.sigmoid()).abs()
+    if gamma < 1:
+        distance = distance.clamp_min(SMALLEST_DISTANCE)
+    return distance**gamma * cross_entropy
 
 
 def classification_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -111,6 +112,27 @@ def test_mpp_rescales_to_a_quarter_micrometre(tmp_path: Path, crops: list[np.nda
     assert abs(confidences[0] - expected) > 0.01
 
 
+def test_a_resolution_that_a_file_states_rescales_it(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "in").mkdir()
+    large = cv2.resize(crops[0], (256, 256), interpolation=cv2.INTER_LINEAR)
+    for name, pixels in (("a", 80_000), ("b", 40_000), ("c", 42_000)):  # 0.125, 0.25 and 0.238 µm per pixel
+        tifffile.imwrite(
+            tmp_path / "in" / f"{name}.tif", large, photometric="rgb", resolution=(pixels, pixels), resolutionunit=3
+        )
+    predictor = Predictor(small_weights, "cpu")
+    with caplog.at_level(logging.INFO):
+        classify_folder(predictor, tmp_path / "in", tmp_path / "out")
+    assert "a.tif states 0.125 µm per pixel" in caplog.text and "b.tif states" not in caplog.text
+    found = [float(row["confidence"]) for row in rows_of(tmp_path / "out" / "predictions.csv")]
+    expected = predictor([rescale(large, 0.125), large, large])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    classify_folder(predictor, tmp_path / "in", tmp_path / "said", FolderOptions(mpp=0.25))
+    said = [float(row["confidence"]) for row in rows_of(tmp_path / "said" / "predictions.csv")]
+    np.testing.assert_allclose(said, [expected[1]] * 3, atol=1e-5)
+
+
 @pytest.mark.parametrize(("mpp", "side"), [(0.5, 256), (0.25, 128), (0.125, 64), (0.2, 102)])
 def test_rescaled_sides(crops: list[np.ndarray], mpp: float, side: int) -> None:
     assert rescale(crops[0], mpp).shape == (side, side, 3)
@@ -158,6 +180,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert next(calls) < 10
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(1500):

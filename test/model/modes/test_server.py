@@ -161,6 +161,7 @@ def test_sigterm_while_loading_ends_it(server: Server) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_middle_of_a_case_leaves_no_half_result(server: Server, crops: list[np.ndarray]) -> None:
     server.wait()
     server.case(crops * 1500)
@@ -266,6 +267,7 @@ def test_health_can_be_asked_for_without_a_body(server: Server) -> None:
     assert answer.status_code == 200 and answer.content == b""
 
 
+@pytest.mark.slow
 def test_a_request_that_does_not_come_is_not_waited_for(server: Server) -> None:
     server.wait()
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as slow:

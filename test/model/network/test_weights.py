@@ -131,7 +131,7 @@ def test_what_is_hashed_is_what_is_loaded(folder: Path, small_weights: Path) -> 
 def test_a_pipe_is_refused_without_waiting(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(WeightsError, match="not a regular file"):
+    with pytest.raises(WeightsError, match="it is a "):
         load(folder)
 
 

@@ -147,6 +147,7 @@ def test_where_timm_has_other_blocks_none_is_replaced(caplog: pytest.LogCaptureF
     assert blocks(network) == 0 and "runs as it is" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01), (torch.float16, 0.01)])
 def test_real_crops_keep_their_probabilities(
     real_crops: tuple, tmp_path: Path, dtype: torch.dtype, largest: float

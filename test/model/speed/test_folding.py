@@ -121,6 +121,7 @@ def test_a_layer_that_runs_twice_is_not_folded() -> None:
     assert norms(fold(network, 3, SIDE)) == 1
 
 
+@pytest.mark.slow
 def test_real_crops_keep_their_probabilities(real_crops: tuple) -> None:
     """The predictor against the network as it is stored, in float32."""
     crops, _ = real_crops

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import DEFAULT_WEIGHTS, REPOSITORY
 
 START = f"""
@@ -130,6 +131,7 @@ def test_what_was_deferred_is_there_when_it_is_used() -> None:
     run(START + LATER)
 
 
+@pytest.mark.slow
 def test_an_architecture_that_needs_what_was_deferred_is_built() -> None:
     run(START + BUILDING)
 
@@ -138,9 +140,11 @@ def test_a_prediction_imports_neither_torchvision_nor_the_compiler_and_leaves_bo
     run(NEITHER)
 
 
+@pytest.mark.slow
 def test_building_a_transformer_imports_neither_the_compiler_nor_symbolic_algebra() -> None:
     run(TRANSFORMER)
 
 
+@pytest.mark.slow
 def test_where_torchvision_is_there_it_is_used() -> None:
     run(FULL)

@@ -24,6 +24,7 @@ def predictions(strength: float, seed: int = 0) -> Predictions:
     )
 
 
+@pytest.mark.slow
 def test_a_better_trial_is_told_from_an_equal_one() -> None:
     baseline = predictions(1.0)
     better = compare(baseline, predictions(3.0))

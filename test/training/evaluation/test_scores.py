@@ -31,6 +31,7 @@ def test_reliability_compares_like_with_like_at_equal_prevalence() -> None:
     ]
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_intervals_are_over_slides() -> None:
     """Copying every crop within its slide adds no information: the interval must not shrink."""
     random = np.random.default_rng(0)

@@ -13,7 +13,8 @@ from training.config import Config
 from training.data.crops import LabelledCrops
 from training.data.sample import Sample
 from training.fitting import fit as fit_module
-from training.fitting.epoch import DivergedError
+from training.fitting.cross_validation import fit_seed
+from training.fitting.epoch import DivergedError, _share_made_up_for
 from training.fitting.fit import fit_network
 from training.fitting.losses import targets_and_weights
 from training.fitting.run import Run
@@ -81,3 +82,36 @@ def test_a_loss_that_is_not_finite_stops_training(data: Path, tmp_path: Path, cr
     expected = r"The loss became (nan|inf); look at the crops of this batch \((\d+\.png, ){7}\d+\.png\) or lower"
     with pytest.raises(DivergedError, match=expected):
         fitted_tensors(config_for(data, tmp_path, "optimisation.learning_rate=1e30"), tmp_path, crops)
+
+
+def test_a_short_last_group_of_batches_counts_as_much_as_the_others() -> None:
+    """Of seven batches by threes the last makes a step of its own; Accelerate divides each loss by three."""
+    shares = [_share_made_up_for(number, 7, 3) / 3 for number in range(7)]
+    assert shares == pytest.approx([1 / 3] * 6 + [1.0])
+    assert [_share_made_up_for(number, 5, 1) for number in range(5)] == [1] * 5
+
+
+def test_tensorboard_keeps_every_epoch_of_a_fit_that_was_resumed(
+    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purged: list[int] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            purged.append(purge_step)
+
+        def add_scalar(self, *_: object) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(fit_module, "SummaryWriter", Writer)
+    fitted_tensors(config_for(data, tmp_path, "optimisation.epochs=1"), tmp_path, crops)
+    fitted_tensors(config_for(data, tmp_path, "optimisation.epochs=2"), tmp_path, crops)
+    assert purged == [1, 2], "what is written at the step of the first epoch stays"
+
+
+def test_fits_of_neighbouring_seeds_have_seeds_of_their_own() -> None:
+    names = [*(f"slides_{fold}" for fold in range(5)), "sources_0", "sources_1", "final"]
+    seeds = [fit_seed(seed, name) for seed in range(20) for name in names]
+    assert len({*seeds}) == len(seeds)

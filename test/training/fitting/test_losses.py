@@ -100,3 +100,11 @@ def test_votes_become_targets_and_rare_domains_weigh_more(tmp_path: Path) -> Non
     targets, weights = targets_and_weights(both, samples)
     assert targets[:, 0].tolist() == pytest.approx([1 / 3, 2 / 3, *[0, 1] * 3])
     assert weights[7] > 1 > weights[0] and weights.mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 0.99, 1.0, 2.0])
+@pytest.mark.parametrize("label", [0.0, 0.5, 1.0])
+def test_any_exponent_has_finite_gradients_where_the_prediction_meets_the_target(gamma: float, label: float) -> None:
+    logits = torch.tensor([0.0, 40.0, -40.0], requires_grad=True)
+    focal_loss(logits, torch.full((3,), label), gamma).sum().backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
