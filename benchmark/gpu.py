@@ -27,6 +27,7 @@ from benchmark.gpu_training import training_steps
 from benchmark.measuring import CROPS, HPLUS, draw_crops, gflops, product_flops, save, timed, write_random_weights
 from benchmark.reference import ReferenceLoop, load_network
 from model.constants import DEFAULT_VIEWS
+from model.images.read import read_crops
 from model.network import weights
 from model.network.weights_config import Network, read_config
 from model.network.weights_folder import BAKED
@@ -68,11 +69,16 @@ class Bench:
     def seconds(self, action: Callable[[], object], runs: int | None = None) -> float:
         """Median time of an action, after two that are not counted."""
 
+        return statistics.median([self.once(action) for _ in range((runs or self.runs) + 2)][2:])
+
+    def once(self, action: Callable[[], object]) -> float:
+        """Seconds of an action, until the device has done it."""
+
         def whole() -> None:
             action()
             self.wait()
 
-        return statistics.median([timed(whole) for _ in range((runs or self.runs) + 2)][2:])
+        return timed(whole)
 
     def forget_memory(self) -> None:
         """Starts a new count of the peak."""
@@ -91,10 +97,10 @@ class Bench:
 
 def ceiling(bench: Bench) -> dict:
     """The rate of a large matrix product of random numbers, which no network of matrix products exceeds in practice."""
-    figures = {"matrix": bench.matrix}
+    figures: dict[str, float] = {"matrix": bench.matrix}
     for dtype in (torch.bfloat16, torch.float16):
         matrix = torch.randn(bench.matrix, bench.matrix, device=bench.device, dtype=dtype)
-        seconds = bench.seconds(lambda matrix=matrix: matrix @ matrix)
+        seconds = bench.seconds(partial(torch.matmul, matrix, matrix))
         figures[f"{name_of(dtype)}_tflops"] = float(f"{product_flops(matrix) / seconds / 1e12:.4g}")
     return figures
 
@@ -120,7 +126,7 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
         predictor.batch_size = size
         images = batch(predictor)
         with torch.inference_mode():
-            alone = size / bench.seconds(lambda images=images: predictor.network(images))
+            alone = size / bench.seconds(partial(predictor.network, images))
         whole = views / bench.seconds(partial(predictor, bench.crops), 3)
         figures["by_batch_size"][str(size)] = {
             "views_a_second": round(whole),
@@ -145,8 +151,8 @@ def compiled_rate(bench: Bench, predictor: Predictor) -> dict:
     size, images = predictor.batch_size, batch(predictor)
     network = torch.compile(predictor.network)
     with torch.inference_mode():
-        first = timed(lambda: (network(images), bench.wait()))
-        seconds = bench.seconds(lambda: network(images))
+        first = bench.once(partial(network, images))
+        seconds = bench.seconds(partial(network, images))
     return {"batch_size": size, "first_run_seconds": round(first, 1), "views_a_second": round(size / seconds)}
 
 
@@ -160,20 +166,19 @@ def graphed_rate(bench: Bench, predictor: Predictor) -> dict:
             for _ in range(3):
                 expected = predictor.network(images)
         torch.cuda.current_stream().wait_stream(stream)
+        recorded: list[torch.Tensor] = []
 
         def record() -> None:
-            nonlocal found
             with torch.cuda.graph(graph):
-                found = predictor.network(images)
+                recorded.append(predictor.network(images))
 
-        found = expected
-        seconds_to_record = timed(lambda: (record(), bench.wait()))
+        seconds_to_record = bench.once(record)
         seconds = bench.seconds(graph.replay)
     return {
         "batch_size": size,
         "seconds_to_record": round(seconds_to_record, 2),
         "views_a_second": round(size / seconds),
-        "largest_difference_of_logits": float(f"{(found - expected).abs().max().item():.1e}"),
+        "largest_difference_of_logits": float(f"{(recorded[0] - expected).abs().max().item():.1e}"),
     }
 
 
@@ -213,7 +218,11 @@ def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: 
     """A case, throughput and memory of a network, and the reference's."""
     bench.forget_memory()
     holder: list[Predictor] = []
-    load = timed(lambda: (holder.append(Predictor(folder, bench.device, view_set, dtype=dtype)), bench.wait()))
+
+    def build() -> None:
+        holder.append(Predictor(folder, bench.device, view_set, dtype=dtype))
+
+    load = bench.once(build)
     predictor = holder.pop()
     case = bench.crops[:CROPS]
     figures: dict = {"views": view_set, "dtype": name_of(predictor.dtype), "load_seconds": round(load, 2)}
@@ -251,9 +260,7 @@ def main() -> None:
     arguments = parser.parse_args()
     crops = None
     if arguments.crops:
-        import cv2
-
-        crops = [cv2.imread(str(file))[..., ::-1].copy() for file in sorted(arguments.crops.glob("*.png"))[::5][:512]]
+        crops = [read_crops(file)[0] for file in sorted(arguments.crops.glob("*.png"))[::5][:512]]
     bench = Bench(arguments.trial, crops)
     figures: dict = {}
 

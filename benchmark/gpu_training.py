@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ def _do_without_omegaconf() -> None:
     """A stand-in where it is not installed: it only reads recipes' files, which is done here."""
     if importlib.util.find_spec("omegaconf") is None:
         package, errors = ModuleType("omegaconf"), ModuleType("omegaconf.errors")
-        package.MISSING, package.OmegaConf, errors.OmegaConfBaseException = "???", None, Exception
+        vars(package).update(MISSING="???", OmegaConf=None)
+        vars(errors).update(OmegaConfBaseException=Exception)
         sys.modules |= {"omegaconf": package, "omegaconf.errors": errors}
 
 
@@ -112,7 +114,8 @@ def _network(config, device: torch.device):
     with device:
         network = build_network(config)
     add_adapters(network, config.adapter)
-    return network.to(device, memory_format=torch.channels_last)
+    to_device: Any = network.to  # whose types do not know of memory formats
+    return to_device(device, memory_format=torch.channels_last)
 
 
 def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:

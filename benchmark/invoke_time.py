@@ -44,12 +44,15 @@ def main() -> None:
         free.close()
         command = [sys.executable, "process.py"]
         options = ["--device", "cpu", "--input", str(folder / "input"), "--output", str(folder / "output")]
-        quiet = {"cwd": REPOSITORY, "stderr": subprocess.DEVNULL}
-        server = subprocess.Popen([*command, "serve", "--port", str(port), *options], **quiet)
+        serve = [*command, "serve", "--port", str(port), *options]
+        server = subprocess.Popen(serve, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
 
         def until_healthy() -> None:
             while request(port, "GET", "/health") != 200:
                 time.sleep(0.02)
+
+        def execute() -> None:
+            subprocess.run([*command, *options], check=True, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
 
         def invoke() -> None:
             if request(port, "POST", "/invoke") != 201:
@@ -57,13 +60,7 @@ def main() -> None:
 
         try:
             start_up = timed(until_healthy)
-            runs = [
-                {
-                    "invoke": timed(invoke),
-                    "exec": timed(lambda: subprocess.run([*command, *options], check=True, **quiet)),
-                }
-                for _ in range(arguments.cases + 1)
-            ][1:]
+            runs = [{"invoke": timed(invoke), "exec": timed(execute)} for _ in range(arguments.cases + 1)][1:]
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait()

@@ -155,13 +155,15 @@ def run_process(command: Sequence[str], ready: str | None = None) -> tuple[float
     Returns:
         Seconds from its start, and the peak of its resident memory in MiB.
     """
-    start, seconds = time.perf_counter(), None
+    seconds: float | None = None
+    start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     peaks = [0]
     watcher = threading.Thread(target=_watch_memory, args=(process, peaks), daemon=True)
     watcher.start()
+    assert process.stdout is not None and process.stderr is not None
     for line in process.stdout:
         if line.strip() == ready:
             seconds = time.perf_counter() - start

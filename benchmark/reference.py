@@ -19,8 +19,11 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-TURNS = {"rot4": ((False, 0), (False, 90), (False, 180), (False, 270))}
-TURNS["d4"] = TURNS["rot4"] + tuple((True, angle) for _, angle in TURNS["rot4"])
+ANGLES = (0, 90, 180, 270)
+TURNS = {
+    "rot4": [(False, angle) for angle in ANGLES],
+    "d4": [(mirrored, angle) for mirrored in (False, True) for angle in ANGLES],
+}
 """Mirrored or not, and by how many degrees turned."""
 
 
@@ -96,7 +99,7 @@ def main() -> None:
     parser.add_argument("--stop-when-loaded", action="store_true")
     parser.add_argument("--fields-of-view", type=int, nargs="+", default=[78])
     parser.add_argument("--input-size", type=int, default=128)
-    parser.add_argument("--views", choices=TURNS, default="rot4")
+    parser.add_argument("--views", choices=list(TURNS), default="rot4")
     parser.add_argument("--input", type=Path)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

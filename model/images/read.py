@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import CropError
+from model.images.decode import SUFFIXES, TIFF_SUFFIXES, decode
 from model.images.file import open_image
 from model.images.rgb import Stack
 from model.images.tiff_directories import is_plain
 from model.images.worker import read_apart
-
-TIFF_SUFFIXES = (".tif", ".tiff")
-SUFFIXES = (*TIFF_SUFFIXES, ".mha", ".png", ".jpg", ".jpeg")
 
 
 def read_crops(path: Path) -> list[np.ndarray]:
@@ -41,24 +39,3 @@ def read_stack(path: Path) -> Stack:
     with open_image(path) as file:
         plain = suffix == ".mha" or (suffix in TIFF_SUFFIXES and is_plain(file))
     return decode(path) if plain else read_apart(path)
-
-
-def decode(path: Path) -> Stack:
-    """The crops of an image file, decoded in this process.
-
-    Raises:
-        CropError: as `read_stack` does.
-    """
-    # Each reader brings libraries of its own, which take time to import.
-    suffix = path.suffix.lower()
-    if suffix in TIFF_SUFFIXES:
-        from model.images.tiff import read_tiff
-
-        return read_tiff(path)
-    if suffix == ".mha":
-        from model.images.mha import read_mha
-
-        return read_mha(path)
-    from model.images.picture import read_picture
-
-    return read_picture(path)

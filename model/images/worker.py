@@ -21,6 +21,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from model.errors import CropError
+from model.images.decode import decode
 from model.images.rgb import Stack
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def _dismiss() -> None:
 
 
 def read_apart(path: Path) -> Stack:
-    """`model.images.read.decode` in another process; several threads may call it at once.
+    """`model.images.decode.decode` in another process; several threads may call it at once.
 
     Raises:
         CropError: as `decode` does; or its decoder crashed, or takes too much time or memory.
@@ -162,8 +163,6 @@ def serve() -> None:
     # The libraries first: what they take is not the files' memory.
     import cv2  # noqa: F401
     import tifffile  # noqa: F401
-
-    from model.images.read import decode
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the parent answers
     # What libraries print must not get between the answers.
