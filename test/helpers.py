@@ -30,6 +30,7 @@ OVERRIDES = [
     "network.input_size=32",
     "network.scales=[1.0]",
     "data.folds=2",
+    "data.shift_split=''",
     "data.workers=0",
     "data.soft_labels=false",
     "optimisation.epochs=4",

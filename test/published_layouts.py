@@ -83,4 +83,4 @@ def write_atnorm_md(folder: Path) -> Path:
 
 
 def facts(samples: list[Sample]) -> list[tuple[str, int, str, str, float]]:
-    return [(s.path.name, s.label, s.domain, s.group, s.agreement) for s in samples]
+    return [(s.path.name, s.label, s.domain, s.group, round(s.agreement, 4)) for s in samples]

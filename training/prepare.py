@@ -43,6 +43,9 @@ OTHER_LABEL = "same pixels, but another label"
 DOUBTFUL = "label contradicted"
 UNLISTED = "not in the set's table"
 
+Found = tuple[str, Sample]
+"""A crop and the name of the set that it was found in, which several sources' slides may be in."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -50,13 +53,18 @@ class Prepared:
 
     Attributes:
         manifest: the file written.
-        samples: what is in it.
-        removed: number of crops that are not, by (source, reason).
+        found: what is in it.
+        removed: number of crops that are not, by (set, reason).
     """
 
     manifest: Path
-    samples: list[Sample]
+    found: list[Found]
     removed: Counter[tuple[str, str]]
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The crops in the manifest, in its order."""
+        return [sample for _, sample in self.found]
 
 
 def prepare(target: Path, folders: dict[str, Path], size: int = 128, show_progress: bool = False) -> Prepared:
@@ -74,21 +82,21 @@ def prepare(target: Path, folders: dict[str, Path], size: int = 128, show_progre
     """
     target = target.resolve()
     _check_target(target)
-    samples: list[Sample] = []
+    found: list[Found] = []
     removed: Counter[tuple[str, str]] = Counter()
-    for key, (source, read) in SETS.items():
+    for key, (name, read) in SETS.items():
         if key not in folders:
             continue
         data = read(folders[key].resolve())
-        samples += data.samples
-        removed[source, DOUBTFUL] = len(data.doubtful)
-        removed[source, UNLISTED] = len(data.unlisted)
-        _warn(f"crops of {source} are left out, their label being contradicted", data.doubtful)
-        _warn(f"images of {source} are left out, its table not naming them", data.unlisted)
-    samples = drop_shared_slides(samples, removed)
-    samples = drop_same_pixels(samples, size, removed, show_progress)
-    left = sum(sample.source == "AtNorM-MD" for sample in samples)
-    if left and any(sample.group.startswith("MIDOG/") for sample in samples):
+        found += [(name, sample) for sample in data.samples]
+        removed[name, DOUBTFUL] = len(data.doubtful)
+        removed[name, UNLISTED] = len(data.unlisted)
+        _warn(f"crops of {name} are left out, their label being contradicted", data.doubtful)
+        _warn(f"images of {name} are left out, its table not naming them", data.unlisted)
+    found = drop_shared_slides(found, removed)
+    found = drop_same_pixels(found, size, removed, show_progress)
+    left = sum(name == "AtNorM-MD" for name, _ in found)
+    if left and any(sample.group.startswith("MIDOG/") for _, sample in found):
         logger.warning(
             "AtNorM-MD does not say which of the MIDOG challenges' slides its crops are of: %d of them may be of "
             "slides of AMi-Br or MIDOG25 on the other side of a split; leave that set out where it matters.",
@@ -98,24 +106,24 @@ def prepare(target: Path, folders: dict[str, Path], size: int = 128, show_progre
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{target} cannot be made: {error.strerror}; give another folder.") from error
-    return Prepared(write_manifest(target, samples), samples, +removed)
+    return Prepared(write_manifest(target, [sample for _, sample in found]), found, +removed)
 
 
-def drop_shared_slides(samples: Sequence[Sample], removed: Counter[tuple[str, str]]) -> list[Sample]:
+def drop_shared_slides(found: Sequence[Found], removed: Counter[tuple[str, str]]) -> list[Found]:
     """Leaves out crops of slides that an earlier set has crops of, and counts them in `removed`."""
     first: dict[str, str] = {}
     kept = []
-    for sample in samples:
-        if first.setdefault(sample.group, sample.source) == sample.source:
-            kept.append(sample)
+    for name, sample in found:
+        if first.setdefault(sample.group, name) == name:
+            kept.append((name, sample))
         else:
-            removed[sample.source, SAME_SLIDE] += 1
+            removed[name, SAME_SLIDE] += 1
     return kept
 
 
 def drop_same_pixels(
-    samples: Sequence[Sample], size: int, removed: Counter[tuple[str, str]], show_progress: bool = False
-) -> list[Sample]:
+    found: Sequence[Found], size: int, removed: Counter[tuple[str, str]], show_progress: bool = False
+) -> list[Found]:
     """Leaves out crops that show, pixel for pixel, what an earlier one shows, and counts them in `removed`.
 
     Memory holds one crop at a time and 16 bytes of each.
@@ -125,7 +133,7 @@ def drop_same_pixels(
     """
     first: dict[bytes, Sample] = {}
     kept, contradictions, bad = [], [], []
-    for sample in tqdm(samples, desc="Reading crops", unit=" crops", disable=not show_progress):
+    for name, sample in tqdm(found, desc="Reading crops", unit=" crops", disable=not show_progress):
         try:
             crop = read_crop(sample.path, size)
         except CropError as error:
@@ -133,9 +141,9 @@ def drop_same_pixels(
             continue
         earlier = first.setdefault(hashlib.blake2b(crop.data, digest_size=16).digest(), sample)
         if earlier is sample:
-            kept.append(sample)
+            kept.append((name, sample))
             continue
-        removed[sample.source, SAME_PIXELS if earlier.label == sample.label else OTHER_LABEL] += 1
+        removed[name, SAME_PIXELS if earlier.label == sample.label else OTHER_LABEL] += 1
         if earlier.label != sample.label:
             contradictions.append(
                 f"{sample.path} ({CLASSES[sample.label]}) is {earlier.path} ({CLASSES[earlier.label]})"
@@ -168,19 +176,19 @@ def read_crop(path: Path, size: int) -> np.ndarray:
 
 
 def summary(prepared: Prepared) -> str:
-    """Tables of the crops by source, domain and class, and of those left out by source and reason."""
-    parts: dict[tuple[str, str], list[Sample]] = {}
-    for sample in sorted(prepared.samples, key=lambda sample: sample.domain):
-        parts.setdefault((sample.source, sample.domain), []).append(sample)
-    order = [source for source, _ in SETS.values()]
-    rows: list[tuple[object, ...]] = [("source", "domain", "groups", *CLASSES)]
-    for key in sorted(parts, key=lambda key: order.index(key[0])):
+    """Tables of the crops by set, source, domain and class, and of those left out by set and reason."""
+    order = [name for name, _ in SETS.values()]
+    parts: dict[tuple[str, str, str], list[Sample]] = {}
+    for name, sample in prepared.found:
+        parts.setdefault((name, sample.source, sample.domain), []).append(sample)
+    rows: list[tuple[object, ...]] = [("set", "source", "domain", "groups", *CLASSES)]
+    for key in sorted(parts, key=lambda key: (order.index(key[0]), *key)):
         rows.append((*key, *_counts(parts[key])))
-    text = _aligned([*rows, ("all", "", *_counts(prepared.samples))])
+    text = _aligned([*rows, ("all", "", "", *_counts(prepared.samples))])
     if prepared.removed:
-        left_out = [(source, reason, count) for (source, reason), count in prepared.removed.items()]
+        left_out = [(name, reason, count) for (name, reason), count in prepared.removed.items()]
         left_out.sort(key=lambda row: order.index(row[0]))
-        text += "\n\n" + _aligned([("source", "left out", "crops"), *left_out])
+        text += "\n\n" + _aligned([("set", "left out", "crops"), *left_out])
     return text
 
 
@@ -222,8 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m training.prepare", description="Write one manifest of the downloaded data sets' crops."
     )
     parser.add_argument("out", type=Path, metavar="OUT", help=f"folder for {MANIFEST}")
-    for key, (source, _) in SETS.items():
-        parser.add_argument(f"--{key.replace('_', '-')}", type=Path, metavar="DIR", help=f"folder of {source}")
+    for key, (name, _) in SETS.items():
+        parser.add_argument(f"--{key.replace('_', '-')}", type=Path, metavar="DIR", help=f"folder of {name}")
     parser.add_argument("--size", type=int, default=128, help="height and width of all crops in pixels (128)")
     parsed = parser.parse_args(arguments)
     folders = {key: getattr(parsed, key) for key in SETS if getattr(parsed, key) is not None}

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from training.config import Config, ConfigError, to_yaml
 from training.data.crops import LabelledCrops, load_crops
+from training.data.folds import splits_of
 from training.data.manifest import read_manifest
 from training.fitting.run import Run, accelerator_for
 from training.network.classifier import preprocessing_of
@@ -40,10 +41,13 @@ def open_run(config: Config) -> Iterator[Run]:
     except OSError as error:
         raise ConfigError(f"{folder} cannot be made: {error.strerror}; give another run=DIR.") from error
     accelerator = accelerator_for(config)
-    check_same_run(folder / "config.yaml", to_yaml(config), "another configuration", accelerator)
+    note, text, otherwise = folder / "config.yaml", to_yaml(config), "another configuration"
+    refuse_another_run(note, text, otherwise)
     with _logging_to(folder / LOG, accelerator):
         samples = read_manifest(Path(config.data.root))
         crops = load_crops(samples, preprocessing_of(config).largest_side)
+        splits_of(config, crops.samples)  # what cannot be split is refused before the folder is noted to be this run's
+        check_same_run(note, text, otherwise, accelerator)
         check_same_run(folder / "data.sha256", fingerprint(crops), "other data", accelerator)
         if config.loss.phases > 0:
             known = sum(bool(sample.phases) for sample in samples)
@@ -63,14 +67,19 @@ def check_same_run(path: Path, text: str, otherwise: str, accelerator: Accelerat
     Raises:
         ConfigError: another text is noted.
     """
+    refuse_another_run(path, text, otherwise)
     known = path.is_file()
-    if known and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not known:
         partial = path.with_suffix(f".{os.getpid()}.partial")  # fits that start side by side each write theirs
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
+
+
+def refuse_another_run(path: Path, text: str, otherwise: str) -> None:
+    """Raises as `check_same_run`, and notes nothing."""
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
 
 
 def fingerprint(crops: LabelledCrops) -> str:

@@ -21,7 +21,7 @@ from model.errors import UserError
 from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from training.config import Config, ConfigError, load_config, to_yaml
-from training.data.folds import assign_folds
+from training.data.folds import splits_of
 from training.evaluation.calibration import fit_calibration
 from training.evaluation.held_out import read_predictions
 from training.evaluation.model_card import model_card
@@ -86,15 +86,7 @@ def train_only(config: Config, name: str) -> None:
 
 def _splits(run: Run) -> dict[str, np.ndarray]:
     """The splits to predict held-out crops of, and the fold (N,) that each crop is held out in, for each of them."""
-    config, samples = run.config, run.crops.samples
-    splits = [config.data.split]
-    if config.data.shift_split:
-        names = {getattr(sample, config.data.shift_split.removesuffix("s")) for sample in samples}
-        if len(names) > 1:
-            splits.append(config.data.shift_split)
-        else:
-            logger.info("Only one of the %s: none is held out whole.", config.data.shift_split)
-    return {split: assign_folds(samples, split, config.data.folds, config.seed) for split in splits}
+    return splits_of(run.config, run.crops.samples)
 
 
 def _hold_out_all(run: Run) -> tuple[dict[str, Any], Calibration]:

@@ -2,10 +2,12 @@
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import shared
+from helpers import REPOSITORY, shared
 from published_layouts import (
     facts,
     write_amibr,
@@ -17,6 +19,8 @@ from published_layouts import (
     write_table,
 )
 
+from training.config import load_config
+from training.data.folds import splits_of
 from training.data.manifest import read_manifest
 from training.data.published_sets import SETS
 from training.data.sample import DataError
@@ -37,8 +41,9 @@ def test_the_manifest_holds_every_crop_once_and_is_read_back_equal(
     prepared = prepare(tmp_path / "out", backwards)
     assert read_manifest(tmp_path / "out") == prepared.samples
     assert Counter(sample.source for sample in prepared.samples) == {
-        "AMi-Br": 4,
-        "MIDOG25": 3,
+        "MIDOG21": 4,
+        "TUPAC16": 1,
+        "MIDOG25": 2,
         "OMG-Octo": 2,
         "AtNorM-Br": 3,
         "AtNorM-MD": 2,
@@ -48,7 +53,7 @@ def test_the_manifest_holds_every_crop_once_and_is_read_back_equal(
         ("MIDOG25", "not in the set's table"): 1,
         ("AtNorM-MD", "same pixels as an earlier crop"): 1,
     }
-    names = {f"{s.source}/{s.path.name}" for s in prepared.samples}
+    names = {f"{name}/{sample.path.name}" for name, sample in prepared.found}
     assert not names & {"MIDOG25/3.png", "AtNorM-MD/c.png"} and {"AMi-Br/MIDOG21_6.png", "MIDOG25/2.png"} <= names
     assert "5.png" in caplog.text and "2 of them may be of slides of AMi-Br or MIDOG25" in caplog.text
 
@@ -159,18 +164,18 @@ def test_the_command_prints_counts_and_ends_with_one_sentence(
     main([out, *arguments])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        "source domain groups normal atypical",
-        "AMi-Br human breast cancer, Aperio CS2 1 1 0",
-        "AMi-Br human breast cancer, Aperio XT 1 0 1",
-        "AMi-Br human breast cancer, Hamamatsu XR 1 1 1",
-        "MIDOG25 canine lung cancer, 3D Histech 1 1 1",
-        "MIDOG25 human breast cancer, Hamamatsu S360 1 1 0",
-        "OMG-Octo OMG-Octo 2 1 1",
-        "AtNorM-Br AtNorM-Br 1 2 1",
-        "AtNorM-MD AtNorM-MD 1 1 1",
+        "set source domain groups normal atypical",
+        "AMi-Br MIDOG21 Aperio CS2 1 1 0",
+        "AMi-Br MIDOG21 Hamamatsu XR 1 1 1",
+        "AMi-Br TUPAC16 Aperio XT 1 0 1",
+        "MIDOG25 MIDOG21 Hamamatsu S360 1 1 0",
+        "MIDOG25 MIDOG25 canine lung cancer, 3D Histech 1 1 1",
+        "OMG-Octo OMG-Octo OMG-Octo 2 1 1",
+        "AtNorM-Br AtNorM-Br AtNorM-Br 1 2 1",
+        "AtNorM-MD AtNorM-MD AtNorM-MD 1 1 1",
         "all 9 8 6",
         "",
-        "source left out crops",
+        "set left out crops",
         "MIDOG25 not in the set's table 1",
         "MIDOG25 slide in an earlier set 1",
         "AtNorM-MD same pixels as an earlier crop 1",
@@ -191,10 +196,23 @@ def test_amibr_s_training_crops_are_all_different(tmp_path: Path) -> None:
     assert not prepared.removed
     assert len(prepared.samples) == 2894 and sum(sample.label for sample in prepared.samples) == 648
     assert len({sample.group for sample in prepared.samples}) == 146
-    assert Counter(sample.agreement for sample in prepared.samples) == {1: 2252, 0.6667: 642}
+    assert Counter(sample.agreement for sample in prepared.samples) == {1: 2252, 2 / 3: 642}
     assert summary(prepared).splitlines()[-1].split() == ["all", "146", "2246", "648"]
-    own = read_manifest(shared("amibr"))
-    assert [(s.path.name, s.label, s.phases) for s in prepared.samples] == [
-        (s.path.name, s.label, s.phases) for s in own
-    ]
-    assert {len(sample.phases) for sample in own} == {2} and len({sample.phases[0] for sample in own}) == 8
+    assert {len(sample.phases) for sample in prepared.samples} == {2}
+    assert len({sample.phases[0] for sample in prepared.samples}) == 8
+
+
+def test_training_on_prepared_amibr_is_training_on_its_own_table(tmp_path: Path) -> None:
+    """Crops, labels, votes, slides, domains and sources, in this order, and so the folds and everything after them."""
+    prepare(tmp_path, {"amibr": shared("amibr")})
+    prepared, own = read_manifest(tmp_path), read_manifest(shared("amibr"))
+    assert prepared == own
+    assert {sample.source for sample in own} == {"MIDOG21", "TUPAC16"}
+    config = load_config(REPOSITORY / "training" / "configs" / "compact.yaml", ["data.root=."])
+    splits = splits_of(config, prepared)
+    assert list(splits) == ["slides", "sources"]
+    # the folds that the published figures stand on, which the spelling of the slides must not change
+    with (shared("amibr") / "manifest.csv").open(encoding="utf-8") as file:
+        spelled = [f"{row['dataset']}/{row['slide']}" for row in csv.DictReader(file)]
+    as_published = [replace(sample, group=group) for sample, group in zip(own, spelled, strict=True)]
+    assert np.array_equal(splits["slides"], splits_of(config, as_published)["slides"])

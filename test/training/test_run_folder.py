@@ -51,3 +51,17 @@ def test_a_run_s_log_is_added_to_when_it_goes_on(data: Path, tmp_path: Path, cap
         "the second attempt",
     ]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line[:20]) for line in lines)
+
+
+def test_a_split_by_source_of_one_source_is_refused_and_the_folder_can_be_used_without(
+    data: Path, tmp_path: Path
+) -> None:
+    """The sentence says what to do, and doing it is not refused as another configuration."""
+    with (
+        pytest.raises(ConfigError, match=r"all crops of .* are of one, 'MIDOG21'; give data\.shift_split='' to"),
+        open_run(config_for(data, tmp_path, "data.shift_split=sources")),
+    ):
+        pass
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    with open_run(config_for(data, tmp_path, "data.shift_split=''")):
+        pass

@@ -5,7 +5,29 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from training.config import Config, ConfigError
 from training.data.sample import DataError, Sample
+
+
+def splits_of(config: Config, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """The fold in which each sample is held out, (N,) int, in each of the splits that a recipe asks for.
+
+    Raises:
+        ConfigError: the samples are of fewer than two of the sources or domains that `data.shift_split` holds out.
+        DataError: as `assign_folds`.
+    """
+    data = config.data
+    splits = [data.split]
+    if data.shift_split:
+        names = {getattr(sample, data.shift_split.removesuffix("s")) for sample in samples}
+        if len(names) < 2:
+            raise ConfigError(
+                f"data.shift_split={data.shift_split} holds out one of the {data.shift_split} after the other, but all "
+                f"crops of {data.root} are of one, '{min(names, default='')}'; give data.shift_split='' to do without, "
+                "or more data."
+            )
+        splits.append(data.shift_split)
+    return {split: assign_folds(samples, split, data.folds, config.seed) for split in splits}
 
 
 def assign_folds(samples: Sequence[Sample], split: str, folds: int, seed: int) -> np.ndarray:

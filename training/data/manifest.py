@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.constants import CLASSES
-from training.data.published_sets import AMIBR_MANIFEST, amibr_sample
+from training.data.published_sets import AMIBR_MANIFEST, amibr_figure, experts_phases, experts_votes
 from training.data.sample import DataError, Sample
-from training.data.tables import Row, named_phases, read_table
+from training.data.tables import Row, named_phases, normal_row, read_table, vote_share
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "domain", "group", "source", "agreement")
@@ -32,7 +32,7 @@ def read_manifest(root: Path) -> list[Sample]:
     """
     path = root / MANIFEST
     rows = read_table(path, f"give a folder of crops and their {MANIFEST} as data.root=DIR (training/prepare.py)")
-    columns, sample_of = (AMIBR_MANIFEST, amibr_sample) if rows and "file" in rows[0] else (COLUMNS, _sample)
+    columns, sample_of = (AMIBR_MANIFEST, _amibr_sample) if rows and "file" in rows[0] else (COLUMNS, _sample)
     missing = [column for column in columns if not rows or column not in rows[0]]
     if missing:
         raise DataError(f"{path} has no rows with a column {missing[0]}; it needs {', '.join(columns)}.")
@@ -60,6 +60,14 @@ def _sample(root: Path, row: Row) -> Sample:
     return Sample(root / row["path"], label, row["domain"], row["group"], row["source"], agreement, phases)
 
 
+def _amibr_sample(root: Path, row: Row) -> Sample:
+    """A row of AMi-Br's own table, read as `training.prepare` reads it."""
+    row = normal_row(row)
+    about, label = amibr_figure(row), CLASSES.index(row["label"])
+    agreement, phases = vote_share(experts_votes(row), label), experts_phases(row)
+    return Sample(root / about.crop, label, about.domain, about.group, about.source, agreement, phases)
+
+
 def write_manifest(root: Path, samples: Sequence[Sample]) -> Path:
     """Writes `manifest.csv` into a folder, paths inside it relative to it; returns the file's path.
 
@@ -78,7 +86,7 @@ def write_manifest(root: Path, samples: Sequence[Sample]) -> Path:
                 inside = sample.path.is_relative_to(root)
                 name = (sample.path.relative_to(root) if inside else sample.path.resolve()).as_posix()
                 label = CLASSES[sample.label]
-                about = (sample.domain, sample.group, sample.source, f"{sample.agreement:.4g}")
+                about = (sample.domain, sample.group, sample.source, repr(sample.agreement).removesuffix(".0"))
                 writer.writerow([name, label, *about, ";".join(sample.phases)])
         os.replace(partial, path)
     except OSError as error:

@@ -10,9 +10,13 @@
 A table is any CSV file in the folder with these columns, in any order and case, and others. Crops may be in folders in
 it and have any of the suffixes that are read.
 
-A sample's group is its slide. AMi-Br and MIDOG25 share the numbered slides of the MIDOG challenges, `MIDOG/001` and so
-on; TUPAC16's and OMG-Octo's slides are others. Neither AtNorM set says which slide a crop is of (AtNorM-Br's files are
-merely numbered), so each of them is one group: it is never split between training and validation.
+A sample's source is the data set that its slide was published in, whatever set of labels it was found in: AMi-Br's are
+MIDOG21 and TUPAC16, and MIDOG25's crops of MIDOG 2021's slides are MIDOG21's too, so that holding out a source leaves
+none of its slides in training. Its group is its slide. AMi-Br and MIDOG25 share the numbered slides of the MIDOG
+challenges, `MIDOG/001` and so on; TUPAC16's and OMG-Octo's slides are others. The domain of MIDOG 2021's and TUPAC16's
+slides is their scanner alone, as their tumour and species are one. Neither AtNorM set says which slide a crop is of
+(AtNorM-Br's files are merely numbered), so each of them is one group: it is never split between training and
+validation.
 """
 
 import re
@@ -30,7 +34,7 @@ from training.data.tables import (
     folder_label,
     images,
     named_phases,
-    normal_row,
+    slide_name,
     spelled,
     vote_share,
 )
@@ -68,46 +72,33 @@ class Figure:
     Attributes:
         crop: name of its image, with or without suffix and folders.
         label: as the table writes it.
-        domain, group: as in `Sample`.
+        domain, group, source: as in `Sample`.
     """
 
     crop: str
     label: str
     domain: str
     group: str
+    source: str
 
 
 def read_amibr(folder: Path) -> DataSet:
     """AMi-Br, in its repository's layout or as folders of crops with `manifest.csv`; raises as `read_table_set`."""
-
-    def figure(row: Row) -> Figure:
-        dataset, slide = row["dataset"], row["slide"]
-        domain = breast_domain(dataset, slide)
-        group = midog_slide(slide) if dataset.upper().startswith("MIDOG") else f"{dataset}/{slide}"
-        if "file" in row:
-            return Figure(row["file"], row["label"], domain, group)
-        return Figure(f"{dataset}_{row['uid']}", row["majority_atypical"], domain, group)
-
-    return read_table_set("AMi-Br", folder, [AMIBR_MANIFEST, AMIBR_REPOSITORY], figure)
+    return read_table_set("AMi-Br", folder, [AMIBR_MANIFEST, AMIBR_REPOSITORY], amibr_figure)
 
 
-def amibr_sample(root: Path, row: Row) -> Sample:
-    """A row of AMi-Br's own table where that stands in for a manifest.
-
-    MIDOG 2021 and TUPAC16 are then two sources, so that either can be held out whole. All is breast cancer, so a domain
-    is the scanner alone.
-
-    Args:
-        root: the folder that paths in the table start in.
-        row: with the columns `AMIBR_MANIFEST`; its label is one of `model.constants.CLASSES`.
+def amibr_figure(row: Row) -> Figure:
+    """What a row of AMi-Br says, in the columns `AMIBR_MANIFEST` or `AMIBR_REPOSITORY`.
 
     Raises:
-        ValueError: a vote or a phase cannot be understood, or most of the votes are against the label.
+        ValueError: the slide has no name.
     """
-    label, experts = CLASSES.index(row["label"]), normal_row(row)
     dataset, slide = row["dataset"], row["slide"]
-    domain, group, agreement = amibr_domain(dataset, slide), f"{dataset}/{slide}", vote_share(_votes(experts), label)
-    return Sample(root / row["file"], label, domain, group, dataset, agreement, _phases(experts))
+    domain = amibr_domain(dataset, slide)
+    group = midog_slide(slide) if dataset.upper().startswith("MIDOG") else f"{dataset}/{slide_name(slide, 2)}"
+    if "file" in row:
+        return Figure(row["file"], row["label"], domain, group, dataset)
+    return Figure(f"{dataset}_{row['uid']}", row["majority_atypical"], domain, group, dataset)
 
 
 def read_midog25(folder: Path) -> DataSet:
@@ -116,10 +107,10 @@ def read_midog25(folder: Path) -> DataSet:
     def figure(row: Row) -> Figure:
         group = midog_slide(row["filename"])
         tumor, species = row["tumor"].lower(), row["species"].lower()
-        domain = f"{tumor if species in tumor else f'{species} {tumor}'}, {row['scanner']}"
+        source, domain = "MIDOG25", f"{tumor if species in tumor else f'{species} {tumor}'}, {row['scanner']}"
         if group in MIDOG21_SLIDES:
-            domain = breast_domain("MIDOG21", row["filename"])
-        return Figure(row["image_id"], row["majority"], domain, group)
+            source, domain = "MIDOG21", amibr_domain("MIDOG21", row["filename"])
+        return Figure(row["image_id"], row["majority"], domain, group, source)
 
     tables = [("image_id", "filename", "tumor", "scanner", "species", "majority")]
     return read_table_set("MIDOG25", folder, tables, figure)
@@ -132,9 +123,11 @@ def read_omg_octo(folder: Path) -> DataSet:
         if "tumor" in row:
             raise ValueError("this is MIDOG25's table; give the folder of OMG-Octo")
         if "image_id" in row:
-            return Figure(row["image_id"], row["majority"], "OMG-Octo", f"OMG-Octo/{row['filename']}")
-        slide = row["image_file"].split("_")[0]
-        return Figure(row["image_file"], row["label"], "OMG-Octo", f"OMG-Octo/{slide}")
+            crop, label, slide = row["image_id"], row["majority"], row["filename"]
+        else:
+            crop, label = row["image_file"], row["label"]
+            slide = crop.split("_")[0]
+        return Figure(crop, label, "OMG-Octo", f"OMG-Octo/{slide_name(slide)}", "OMG-Octo")
 
     tables = [("image_id", "filename", "majority"), ("image_file", "label")]
     return read_table_set("OMG-Octo", folder, tables, figure)
@@ -144,7 +137,7 @@ def read_atnorm_md(folder: Path) -> DataSet:
     """AtNorM-MD; raises as `read_table_set`."""
 
     def figure(row: Row) -> Figure:
-        return Figure(row["filename"], row["majority"], "AtNorM-MD", "AtNorM-MD")
+        return Figure(row["filename"], row["majority"], "AtNorM-MD", "AtNorM-MD", "AtNorM-MD")
 
     return read_table_set("AtNorM-MD", folder, [("filename", "expert_1", "majority")], figure)
 
@@ -175,16 +168,16 @@ SETS: dict[str, tuple[str, Callable[[Path], DataSet]]] = {
     "atnorm_br": ("AtNorM-Br", read_atnorm_br),
     "atnorm_md": ("AtNorM-MD", read_atnorm_md),
 }
-"""Name on the command line: name in the manifest and reader; in the order in which sets take precedence."""
+"""Name on the command line: name to the user and reader; in the order in which sets take precedence."""
 
 
 def read_table_set(
-    source: str, folder: Path, tables: Sequence[tuple[str, ...]], figure: Callable[[Row], Figure]
+    name: str, folder: Path, tables: Sequence[tuple[str, ...]], figure: Callable[[Row], Figure]
 ) -> DataSet:
     """Reads a set that has a table.
 
     Args:
-        source: the set's name.
+        name: of the set.
         folder: with the table and the crops.
         tables: the columns to look for, one tuple for each form of the table.
         figure: what a row says; experts' votes apart.
@@ -198,13 +191,13 @@ def read_table_set(
     crops: dict[str, list[Path]] = {}
     for image in images(folder):
         crops.setdefault(image.stem, []).append(image)
-    table, rows = find_table(source, folder, tables)
+    table, rows = find_table(name, folder, tables)
     for line, row in enumerate(rows, start=2):
         where = f"{table}, line {line}"
         try:
             about = figure(row)
             label = spelled(about.label, "label")
-            votes, phases = _votes(row), _phases(row)
+            votes, phases = experts_votes(row), experts_phases(row)
             path = find_crop(crops, about.crop, label)
         except ValueError as error:
             raise DataError(f"{where}: {error}.") from error
@@ -216,11 +209,11 @@ def read_table_set(
             data.doubtful.append(f"{where}: the label is {CLASSES[label]}, but {path} is in another class's folder")
             continue
         try:
-            agreement = round(vote_share(votes, label), 4)
+            agreement = vote_share(votes, label)
         except ValueError as error:
             data.doubtful.append(f"{where}: {error}")
             continue
-        data.samples.append(Sample(path, label, about.domain, about.group, source, agreement, phases))
+        data.samples.append(Sample(path, label, about.domain, about.group, about.source, agreement, phases))
     if missing:
         others = f", as for {len(missing) - 1} more rows" if len(missing) > 1 else ""
         raise DataError(f"{missing[0]}{others}; download the crops again, or remove the rows.")
@@ -228,25 +221,24 @@ def read_table_set(
     return data
 
 
-def _votes(row: Row) -> list[bool]:
-    """The experts' votes, true for atypical; those who said nothing are left out."""
+def experts_votes(row: Row) -> list[bool]:
+    """The experts' votes, true for atypical; those who said nothing are left out.
+
+    Raises:
+        ValueError: a vote is neither.
+    """
     names = [name for name in row if VOTE_COLUMN.fullmatch(name) and row[name].lower() not in NOTHING]
     return [spelled(row[name], name) == 1 for name in names]
 
 
-def _phases(row: Row) -> tuple[str, ...]:
+def experts_phases(row: Row) -> tuple[str, ...]:
+    """What each expert called the phase; raises as `named_phases`."""
     return named_phases(row[name] for name in row if PHASE_COLUMN.fullmatch(name))
 
 
 def midog_slide(filename: str) -> str:
-    """Group of a numbered slide of the MIDOG series: `MIDOG/002` for `002.tiff`."""
-    stem = filename.split(".")[0]
-    return f"MIDOG/{int(stem):03d}" if stem.isdecimal() else f"MIDOG/{filename}"
-
-
-def breast_domain(dataset: str, slide: str) -> str:
-    """Tumour and scanner of a slide of MIDOG 2021 or TUPAC16, such as `human breast cancer, Aperio CS2`."""
-    return f"human breast cancer, {amibr_domain(dataset, slide)}"
+    """Group of a slide of the MIDOG series: `MIDOG/002` for `002.tiff`; raises as `slide_name`."""
+    return f"MIDOG/{slide_name(filename)}"
 
 
 def amibr_domain(dataset: str, slide: str) -> str:
@@ -255,9 +247,12 @@ def amibr_domain(dataset: str, slide: str) -> str:
     Args:
         dataset: `MIDOG21` or `TUPAC16`; any other is a domain of its own.
         slide: file name that starts with the slide's number, such as `051.tiff` or `24_stitched1.tif`.
+
+    Raises:
+        ValueError: the slide has no name.
     """
-    digits = slide.split(".")[0].split("_")[0]
-    if not digits.isdigit():
+    digits = slide_name(slide).split("_")[0]
+    if not digits.isdecimal():
         return dataset
     number = int(digits)
     if dataset == "MIDOG21" and 1 <= number <= 150:

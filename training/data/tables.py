@@ -16,6 +16,9 @@ SPELLINGS = dict.fromkeys(("nmf", "mf", "normal", "false", "0", "0.0"), 0)
 SPELLINGS |= dict.fromkeys(("amf", "atypical", "true", "1", "1.0"), 1)
 """How tables write a label or a vote, in lower case."""
 
+SLIDE_SUFFIXES = {*SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".isyntax", ".czi", ".dcm"}
+"""Of files of whole slides, in lower case."""
+
 NOTHING = ("", "nan", "none")
 """Cells that say nothing, in lower case."""
 
@@ -132,6 +135,27 @@ def named_phases(cells: Iterable[str]) -> tuple[str, ...]:
         if ";" in name:
             raise ValueError(f"the phase '{name}' has a semicolon in it; write a comma")
     return names
+
+
+def slide_name(cell: str, digits: int = 3) -> str:
+    """One name for a slide however it is spelled: `002` for `002.tiff`, `2`, `images/002.tif` and `images\\002.TIFF`.
+
+    Folders and an image's suffix are left out, and a number has leading zeros.
+
+    Args:
+        cell: what a table calls it.
+        digits: of a number, at least.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    name = cell.replace("\\", "/").rsplit("/", 1)[-1].strip()
+    stem, dot, suffix = name.rpartition(".")
+    if dot and f".{suffix.lower()}" in SLIDE_SUFFIXES:
+        name = stem
+    if not name:
+        raise ValueError(f"the slide is '{cell}', which is no name; write which slide the crop is of")
+    return f"{int(name):0{digits}d}" if name.isdecimal() else name
 
 
 def folder_label(path: Path) -> int | None:
