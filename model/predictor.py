@@ -103,7 +103,7 @@ class Predictor:
     def responds(self) -> bool:
         """Whether the device still computes; after some of a GPU's errors it no longer does, in this process."""
         try:
-            torch.ones(1, device=self.device).add_(1).cpu()
+            _compute_on(self.device)
         except RuntimeError:
             return False
         return True
@@ -224,7 +224,7 @@ def choose_device(name: str) -> torch.device:
     problem = next((str(entry.message) for entry in caught if "driver" in str(entry.message)), "")
     if available:
         try:
-            _try_gpu()
+            _compute_on(torch.device("cuda"))
             return torch.device("cuda")
         except RuntimeError as error:
             problem = str(error)
@@ -239,8 +239,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _try_gpu() -> None:
-    torch.ones(1, device="cuda").add_(1).cpu()
+def _compute_on(device: torch.device) -> None:
+    """Adds one and one.
+
+    Raises:
+        RuntimeError: the device cannot.
+    """
+    torch.ones(1, device=device).add_(1).cpu()
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:

@@ -198,7 +198,7 @@ def test_a_gpu_that_does_not_work_is_said_and_the_cpu_used(
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(predictor_module, "_try_gpu", broken)
+    monkeypatch.setattr(predictor_module, "_compute_on", broken)
     assert choose_device("auto").type == "cpu"
     assert "The GPU does not work (CUDA error: no kernel image" in caplog.text
     with pytest.raises(PredictionError, match="does not work"):

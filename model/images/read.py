@@ -2,7 +2,7 @@
 
 What is not 8-bit RGB but has one obvious meaning (grey, palette, an alpha channel, separate colour planes, 16 bits used
 to the full) is converted and the conversion logged; anything else is refused. What a header claims is bounded before
-any pixel is decoded, and what was decoded must be what was claimed. Crops that are blank, or no H&E, are warned of.
+any pixel is decoded, and what was decoded must be what was claimed.
 """
 
 from pathlib import Path

@@ -7,7 +7,9 @@ read to their end; LZW, PackBits, zstd, WebP, JPEG 2000 and no compression have 
 
 import io
 import logging
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +25,7 @@ from model.images.tiff_directories import Directory, read_directories
 from model.images.tiff_flavours import REFUSED_TAGS, Flavour, flavour_of
 
 logger = logging.getLogger(__name__)
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by the error
 
 _NONE, _LZW, _JPEG, _PACKBITS = 1, 5, 7, 32773
 _DEFLATE, _ZSTD, _WEBP, _JPEG_2000 = (8, 32946), (50000, 34926), (50001, 34927), (34712, 33003, 33005)
@@ -90,13 +93,25 @@ def _is_passed_over(directory: Directory) -> bool:
 def _check_passed_over(directories: list[Directory], full: list[int]) -> None:
     """Checks that what is passed over is what it is said to be, so that no crop is lost by a changed bit."""
     sides = [(directory.number(tags.WIDTH, 0), directory.number(tags.LENGTH, 0)) for directory in directories]
+    widths, highest = _highest_from_width([sides[number] for number in full])
     for number in {*range(len(directories))} - {*full}:
         is_mask = directories[number].number(tags.PHOTOMETRIC, _RGB) == _MASK
         if directories[number].number(tags.SUBFILE, 0) & 4 and not is_mask:
             raise ValueError(f"page {number + 1} is called a mask, but holds colours")
-        smaller = any(sides[number][0] < sides[i][0] and sides[number][1] < sides[i][1] for i in full)
-        if not is_mask and not smaller:
+        width, height = sides[number]
+        wider = bisect_right(widths, width)
+        if not is_mask and (wider == len(widths) or height >= highest[wider]):
             raise ValueError(f"page {number + 1} is called a reduced copy, but is as large as the others")
+
+
+def _highest_from_width(sides: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Widths in rising order, and beside each the greatest height of the pages at least as wide.
+
+    So that a page is compared with all others at once: a file may have a hundred thousand.
+    """
+    rising = sorted(sides)
+    heights = accumulate((height for _, height in reversed(rising)), max)
+    return [width for width, _ in rising], [*heights][::-1]
 
 
 def _pages(path: Path, directories: list[Directory], full: list[int]) -> tuple[Flavour, list[int], int]:
@@ -153,7 +168,6 @@ def _decode_pages(path: Path, file: BinaryIO, numbers: list[int]) -> Iterator[np
     """Pages as (H, W) or (H, W, C), one after the other."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said once, by the error
     wanted = set(numbers)
     used, starts = 0, set[int]()
     with tifffile.TiffFile(file, name=path.name, _multifile=False) as tiff:

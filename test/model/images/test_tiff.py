@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zlib
+from bisect import bisect_right
 from pathlib import Path
 
 import imagecodecs
@@ -17,6 +18,7 @@ from helpers import REPOSITORY
 
 from model.errors import CropError
 from model.images.read import read_crops, read_stack
+from model.images.tiff import _highest_from_width
 
 FAILING = REPOSITORY.parent / "shared" / "failing"
 
@@ -352,6 +354,7 @@ def test_pages_that_share_their_pixels_are_refused(tmp_path: Path) -> None:
 def test_files_made_to_break_a_reader_cost_little_time_and_memory() -> None:
     code = """
 import sys, time
+from bisect import bisect_right
 from pathlib import Path
 from model.errors import CropError
 from model.images.read import read_stack
@@ -373,3 +376,14 @@ print(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0
     assert time.monotonic() - start < 60
     *read, peak = done.stdout.split("\n")[:-1]
     assert read == [] and int(peak) < 1000
+
+
+def test_a_page_is_smaller_than_another_as_a_look_at_every_pair_says() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        sides = [tuple(map(int, pair)) for pair in random.integers(0, 6, (random.integers(1, 8), 2))]
+        widths, highest = _highest_from_width(sides)
+        for width in range(7):
+            wider = bisect_right(widths, width)
+            most = max((height for other, height in sides if other > width), default=-1)
+            assert (highest[wider] if wider < len(widths) else -1) == most
