@@ -7,11 +7,11 @@ used once. Sets take precedence in the order above, whatever the order of the op
 
 * Of a slide that several sets have crops of, only the first set's are used. So far that is MIDOG 2021's slides, which
   are in AMi-Br and in MIDOG25.
-* Of crops with the same pixels, the first is used, with its label; that another label was given is said.
+* Of crops with the same pixels, one is used, with the label that most of them have; none where both labels are as
+  frequent. That another label was given is said.
 """
 
 import argparse
-import hashlib
 import logging
 import sys
 from collections import Counter
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from model.constants import CLASSES
 from model.errors import CropError, UserError, one_line
 from model.images.read import read_crops
+from training.data.duplicates import NAMED, find_duplicates, listing, pixels_digest
 from training.data.manifest import COLUMNS, MANIFEST, PHASES, write_manifest
 from training.data.published_sets import SETS
 from training.data.sample import DataError, Sample
@@ -34,11 +35,8 @@ from training.data.tables import read_table
 
 logger = logging.getLogger(__name__)
 
-NAMED = 10
-"""How many of several crops a warning names."""
-
 SAME_SLIDE = "slide in an earlier set"
-SAME_PIXELS = "same pixels as an earlier crop"
+SAME_PIXELS = "same pixels as another crop"
 OTHER_LABEL = "same pixels, but another label"
 DOUBTFUL = "label contradicted"
 UNLISTED = "not in the set's table"
@@ -124,37 +122,32 @@ def drop_shared_slides(found: Sequence[Found], removed: Counter[tuple[str, str]]
 def drop_same_pixels(
     found: Sequence[Found], size: int, removed: Counter[tuple[str, str]], show_progress: bool = False
 ) -> list[Found]:
-    """Leaves out crops that show, pixel for pixel, what an earlier one shows, and counts them in `removed`.
+    """Leaves out crops that show what another one shows, as `find_duplicates` says, and counts them in `removed`.
 
     Memory holds one crop at a time and 16 bytes of each.
 
     Raises:
         DataError: a crop cannot be read or has another size; all are read before.
     """
-    first: dict[bytes, Sample] = {}
-    kept, contradictions, bad = [], [], []
-    for name, sample in tqdm(found, desc="Reading crops", unit=" crops", disable=not show_progress):
+    digests: list[bytes] = []
+    bad: list[str] = []
+    for _, sample in tqdm(found, desc="Reading crops", unit=" crops", disable=not show_progress):
         try:
-            crop = read_crop(sample.path, size)
+            digests.append(pixels_digest(read_crop(sample.path, size)))
         except CropError as error:
             bad.append(str(error))
-            continue
-        earlier = first.setdefault(hashlib.blake2b(crop.data, digest_size=16).digest(), sample)
-        if earlier is sample:
-            kept.append((name, sample))
-            continue
-        removed[name, SAME_PIXELS if earlier.label == sample.label else OTHER_LABEL] += 1
-        if earlier.label != sample.label:
-            contradictions.append(
-                f"{sample.path} ({CLASSES[sample.label]}) is {earlier.path} ({CLASSES[earlier.label]})"
-            )
     if bad:
         for sentence in bad[1 : NAMED + 1]:
             logger.error("%s", sentence)
         others = f" ({len(bad) - 1} more crops cannot be used either)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0].rstrip('.')}{others}.")
-    _warn("crops are left out, an earlier one having the same pixels and another label", contradictions)
-    return kept
+    duplicates = find_duplicates([sample for _, sample in found], digests)
+    for duplicate in duplicates:
+        removed[found[duplicate.index][0], OTHER_LABEL if duplicate.contradicted else SAME_PIXELS] += 1
+    contradictions = [duplicate.sentence for duplicate in duplicates if duplicate.contradicted]
+    _warn("crops are left out, their pixels having another label as well", contradictions)
+    left_out = {duplicate.index for duplicate in duplicates}
+    return [crop for index, crop in enumerate(found) if index not in left_out]
 
 
 def read_crop(path: Path, size: int) -> np.ndarray:
@@ -208,10 +201,8 @@ def _check_target(target: Path) -> None:
 
 
 def _warn(what: str, crops: Sequence[object]) -> None:
-    """Says how many crops something is true of, and names the first of them."""
     if crops:
-        more = [f"and {len(crops) - NAMED} more"] if len(crops) > NAMED else []
-        logger.warning("%d %s:\n  %s", len(crops), what, "\n  ".join([*map(str, crops[:NAMED]), *more]))
+        logger.warning("%s", listing(what, crops))
 
 
 def _aligned(rows: Sequence[Sequence[object]]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from training.config import Config, ConfigError, to_yaml
-from training.data.crops import LabelledCrops, load_crops
+from training.data.crops import LabelledCrops, load_crops, without_duplicates
 from training.data.folds import splits_of
 from training.data.manifest import read_manifest
 from training.fitting.run import Run, accelerator_for
@@ -45,13 +45,13 @@ def open_run(config: Config) -> Iterator[Run]:
     refuse_another_run(note, text, otherwise)
     with _logging_to(folder / LOG, accelerator):
         samples = read_manifest(Path(config.data.root))
-        crops = load_crops(samples, preprocessing_of(config).largest_side)
+        crops = without_duplicates(load_crops(samples, preprocessing_of(config).largest_side))
         splits_of(config, crops.samples)  # what cannot be split is refused before the folder is noted to be this run's
         check_same_run(note, text, otherwise, accelerator)
         check_same_run(folder / "data.sha256", fingerprint(crops), "other data", accelerator)
         if config.loss.phases > 0:
-            known = sum(bool(sample.phases) for sample in samples)
-            logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(samples))
+            known = sum(bool(sample.phases) for sample in crops.samples)
+            logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(crops))
         yield Run(config, accelerator, crops, folder)
 
 

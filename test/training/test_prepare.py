@@ -51,7 +51,7 @@ def test_the_manifest_holds_every_crop_once_and_is_read_back_equal(
     assert prepared.removed == {
         ("MIDOG25", "slide in an earlier set"): 1,
         ("MIDOG25", "not in the set's table"): 1,
-        ("AtNorM-MD", "same pixels as an earlier crop"): 1,
+        ("AtNorM-MD", "same pixels as another crop"): 1,
     }
     names = {f"{name}/{sample.path.name}" for name, sample in prepared.found}
     assert not names & {"MIDOG25/3.png", "AtNorM-MD/c.png"} and {"AMi-Br/MIDOG21_6.png", "MIDOG25/2.png"} <= names
@@ -64,7 +64,7 @@ def test_paths_are_relative_to_the_manifest_where_they_can_be(folders: dict[str,
         assert [row["path"] for row in csv.DictReader(file)] == ["omg_octo/c4b9_x1_y2.png", "omg_octo/002_x3_y4.png"]
 
 
-def test_the_same_pixels_with_another_label_keep_the_first_and_are_named(
+def test_of_the_same_pixels_the_more_frequent_label_stays_and_the_other_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_table(
@@ -74,16 +74,19 @@ def test_the_same_pixels_with_another_label_keep_the_first_and_are_named(
         "b,s,AMF",
         "c,s,NMF",
         "d,s,AMF",
+        "e,s,AMF",
+        "f,s,NMF",
     )
-    for name, seed in (("a.png", 1), ("b.tif", 1), ("c.png", 1), ("d.png", 2)):
+    for name, seed in (("a.png", 1), ("b.tif", 1), ("c.png", 1), ("d.png", 2), ("e.png", 3), ("f.png", 3)):
         write_crop(tmp_path / "octo" / name, seed)
     prepared = prepare(tmp_path / "out", {"omg_octo": tmp_path / "octo"})
     assert [(s.path.name, s.label) for s in prepared.samples] == [("a.png", 0), ("d.png", 1)]
     assert prepared.removed == {
-        ("OMG-Octo", "same pixels as an earlier crop"): 1,
-        ("OMG-Octo", "same pixels, but another label"): 1,
+        ("OMG-Octo", "same pixels as another crop"): 1,
+        ("OMG-Octo", "same pixels, but another label"): 3,
     }
     assert "b.tif (atypical) is" in caplog.text and "c.png" not in caplog.text
+    assert "e.png (atypical) is" in caplog.text, "one says this, one that: neither is used"
 
 
 def test_rows_whose_label_is_contradicted_are_left_out_and_named(
@@ -178,7 +181,7 @@ def test_the_command_prints_counts_and_ends_with_one_sentence(
         "set left out crops",
         "MIDOG25 not in the set's table 1",
         "MIDOG25 slide in an earlier set 1",
-        "AtNorM-MD same pixels as an earlier crop 1",
+        "AtNorM-MD same pixels as another crop 1",
         "",
         str(tmp_path / "out" / "manifest.csv"),
     ]

@@ -1,5 +1,6 @@
 """Crops in memory with what is known of them, the class-balanced sampler, the dataset."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,10 @@ from model.errors import CropError
 from model.images.read import read_crops
 from training.config import AugmentationConfig
 from training.data.augmentation import degrade, draw
+from training.data.duplicates import find_duplicates, listing, pixels_digest
 from training.data.sample import DataError, Sample
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,18 @@ def load_crops(samples: Sequence[Sample], smallest: int = 1) -> LabelledCrops:
                 "pixels a side."
             )
     return LabelledCrops(samples, crops)
+
+
+def without_duplicates(crops: LabelledCrops) -> LabelledCrops:
+    """Every picture once, as `find_duplicates` says; what is left out is logged."""
+    duplicates = find_duplicates(crops.samples, [pixels_digest(crop) for crop in crops.crops])
+    if not duplicates:
+        return crops
+    what = "crops are left out, another one having the same pixels (where labels differ, that of the most is used)"
+    logger.warning("%s", listing(what, [duplicate.sentence for duplicate in duplicates]))
+    wanted = np.ones(len(crops), dtype=bool)
+    wanted[[duplicate.index for duplicate in duplicates]] = False
+    return crops.subset(wanted)
 
 
 Key = tuple[int, int, int]

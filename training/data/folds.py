@@ -31,7 +31,9 @@ def splits_of(config: Config, samples: Sequence[Sample]) -> dict[str, np.ndarray
 
 
 def assign_folds(samples: Sequence[Sample], split: str, folds: int, seed: int) -> np.ndarray:
-    """The fold in which each sample is held out: (N,) int from 0; whole slides in any case.
+    """The fold in which each sample is held out: (N,) int from 0.
+
+    Whole slides are held out in any case, so a slide of two domains or two sources is refused.
 
     Args:
         samples: all of them.
@@ -41,13 +43,21 @@ def assign_folds(samples: Sequence[Sample], split: str, folds: int, seed: int) -
         seed: of the spreading.
 
     Raises:
-        DataError: there are fewer slides, or fewer crops of a class, than folds; or a domain to be held out lacks a
-            class, or leaves none of it.
+        DataError: there are fewer slides, or fewer crops of a class, than folds; a domain to be held out lacks a
+            class, or leaves none of it; or a slide is in two domains.
     """
     labels = np.array([sample.label for sample in samples])
     groups = np.array([sample.group for sample in samples])
     if split != "slides":
         names, held_out = np.unique([getattr(sample, split[:-1]) for sample in samples], return_inverse=True)
+        fold_of: dict[str, int] = {}
+        for group, fold in zip(groups.tolist(), held_out.tolist(), strict=True):
+            if fold_of.setdefault(group, fold) != fold:
+                raise DataError(
+                    f"The slide (group) '{group}' is in the {split} '{names[fold_of[group]]}' and '{names[fold]}', so "
+                    f"it would be on both sides of the split; give its crops one {split[:-1]} in the manifest, or "
+                    "change data.split and data.shift_split."
+                )
         for fold, name in enumerate(names):
             if len({*labels[held_out == fold]}) < 2 or len({*labels[held_out != fold]}) < 2:
                 raise DataError(

@@ -6,14 +6,19 @@ as it is.
 """
 
 import csv
+import logging
 import os
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from model.constants import CLASSES
+from training.data.duplicates import listing
 from training.data.published_sets import AMIBR_MANIFEST, amibr_figure, experts_phases, experts_votes
 from training.data.sample import DataError, Sample
-from training.data.tables import Row, named_phases, normal_row, read_table, vote_share
+from training.data.tables import Row, group_name, named_phases, normal_row, read_table, vote_share
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "domain", "group", "source", "agreement")
@@ -24,11 +29,15 @@ PHASES = "phases"
 def read_manifest(root: Path) -> list[Sample]:
     """Reads `manifest.csv` of a folder of crops.
 
+    A crop that several rows say the same of is there once. Groups that differ in the spelling of a slide alone, such as
+    `002.tiff` and `2`, are one, called as the first of them; folders are part of the name.
+
     Args:
         root: the folder; relative paths in the manifest start there.
 
     Raises:
-        DataError: the manifest or a crop it names is missing, or a row cannot be understood.
+        DataError: the manifest or a crop it names is missing, a row cannot be understood, or two rows contradict each
+            other.
     """
     path = root / MANIFEST
     rows = read_table(path, f"give a folder of crops and their {MANIFEST} as data.root=DIR (training/prepare.py)")
@@ -36,7 +45,9 @@ def read_manifest(root: Path) -> list[Sample]:
     missing = [column for column in columns if not rows or column not in rows[0]]
     if missing:
         raise DataError(f"{path} has no rows with a column {missing[0]}; it needs {', '.join(columns)}.")
-    samples = []
+    found: dict[Path, tuple[int, Sample]] = {}
+    groups: dict[str, str] = {}
+    again: list[str] = []
     for line, row in enumerate(rows, start=2):
         if None in (row[column] for column in columns):
             raise DataError(f"{path}, line {line} has too few columns; it needs {', '.join(columns)}.")
@@ -44,12 +55,23 @@ def read_manifest(root: Path) -> list[Sample]:
             raise DataError(f"{path}, line {line}: the label is '{row['label']}'; write normal or atypical.")
         try:
             sample = sample_of(root, row)
+            sample = replace(sample, group=groups.setdefault(group_name(sample.group), sample.group))
         except ValueError as error:
             raise DataError(f"{path}, line {line}: {error}.") from error
         if not sample.path.is_file():
             raise DataError(f"{path}, line {line}: there is no file {sample.path}.")
-        samples.append(sample)
-    return samples
+        first, known = found.setdefault(sample.path, (line, sample))
+        other = [field.name for field in fields(Sample) if getattr(known, field.name) != getattr(sample, field.name)]
+        if other:
+            raise DataError(
+                f"{path}, line {line}: the crop {sample.path} is in line {first}, too, with another {other[0]}; remove "
+                "the wrong row."
+            )
+        if first != line:
+            again.append(f"line {line} is line {first}")
+    if again:
+        logger.warning("%s", listing(f"rows of {path} say again what another says, and count once", again))
+    return [sample for _, sample in found.values()]
 
 
 def _sample(root: Path, row: Row) -> Sample:

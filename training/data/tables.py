@@ -158,6 +158,12 @@ def slide_name(cell: str, digits: int = 3) -> str:
     return f"{int(name):0{digits}d}" if name.isdecimal() else name
 
 
+def group_name(cell: str) -> str:
+    """A group of a manifest, its last part spelled as `slide_name` spells a slide; raises as that."""
+    folder, slash, slide = cell.strip().replace("\\", "/").rpartition("/")
+    return f"{folder}{slash}{slide_name(slide)}"
+
+
 def folder_label(path: Path) -> int | None:
     """Label by the folder an image is in, None unless that is called `Atypical` or `Normal`."""
     name = path.parent.name.lower()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,15 @@ def test_whole_domains_are_held_out_one_after_the_other() -> None:
     assert assign_folds(samples, "sources", 4, seed=0).tolist() == [0] * 4 + [1] * 4 + [2] * 4
     with pytest.raises(DataError, match="The source 'x' cannot be held out"):
         assign_folds([*samples[:1], *samples[2:3], *samples[4:]], "sources", 4, seed=0)
+
+
+@pytest.mark.parametrize("split", ["domains", "sources"])
+def test_a_slide_in_two_of_what_is_held_out_whole_is_refused(split: str) -> None:
+    """A slide that two scanners have scanned would be learnt from one of them and predicted on the other."""
+    about = [("ab"[i % 2], "ab"[i % 2]) for i in range(8)]
+    samples = [Sample(Path(f"{i}.png"), i // 4, d, f"slide {i}", s) for i, (d, s) in enumerate(about)]
+    assert assign_folds(samples, split, 4, seed=0).tolist() == [0, 1] * 4
+    scanned = [*samples, replace(samples[2], domain="b", source="b")]
+    message = rf"The slide \(group\) 'slide 2' is in the {split} 'a' and 'b'.*; give its crops one {split[:-1]} in"
+    with pytest.raises(DataError, match=message):
+        assign_folds(scanned, split, 4, seed=0)

@@ -99,3 +99,53 @@ def test_a_written_manifest_is_read_as_it_was(tmp_path: Path) -> None:
     assert read_manifest(tmp_path)[0].phases == ("a", "b")
     path.write_text("path,label,domain,group,source,agreement\ncrops/a.png,normal,d,s,x,1\n")
     assert read_manifest(tmp_path)[0].phases == ()
+
+
+def test_a_slide_is_one_group_however_it_is_spelled(tmp_path: Path) -> None:
+    spellings = ["002.tiff", "2", "002.tif", "images/002.tiff", "images\\002.TIFF", " 0002.svs "]
+    for i in range(len(spellings) + 1):
+        (tmp_path / f"{i}.png").touch()
+    rows = [
+        {"file": f"{i}.png", "label": "normal", "dataset": "MIDOG21", "slide": slide}
+        for i, slide in enumerate([*spellings, "020.tiff"])
+    ]
+    write_manifest_rows(tmp_path, rows)
+    samples = read_manifest(tmp_path)
+    assert [sample.group for sample in samples] == ["MIDOG/002"] * 6 + ["MIDOG/020"]
+    assert {sample.domain for sample in samples} == {"Hamamatsu XR"}
+    groups = ["x/002.tiff", "x\\2", "x/002", "y/002", "case 1.2", "case 1", "2"]
+    write_manifest_rows(
+        tmp_path,
+        [
+            {"path": f"{i}.png", "label": "normal", "domain": "d", "group": group, "source": "s", "agreement": "1"}
+            for i, group in enumerate(groups)
+        ],
+    )
+    named = [sample.group for sample in read_manifest(tmp_path)]
+    assert named == ["x/002.tiff"] * 3 + ["y/002", "case 1.2", "case 1", "2"]
+
+
+@pytest.mark.parametrize("group", ["", " ", "images/", ".tiff"])
+def test_a_crop_of_no_slide_is_refused(group: str, tmp_path: Path) -> None:
+    """An empty group would be one slide of all that lack one."""
+    (tmp_path / "a.png").touch()
+    row = {"path": "a.png", "label": "normal", "domain": "d", "group": group, "source": "s", "agreement": "1"}
+    write_manifest_rows(tmp_path, [row])
+    with pytest.raises(DataError, match=r"manifest\.csv, line 2: the slide is '.*', which is no name; write which"):
+        read_manifest(tmp_path)
+    write_manifest_rows(tmp_path, [{"file": "a.png", "label": "normal", "dataset": "MIDOG21", "slide": group}])
+    with pytest.raises(DataError, match=r"manifest\.csv, line 2: the slide is '.*', which is no name; write which"):
+        read_manifest(tmp_path)
+
+
+def test_a_crop_listed_twice_counts_once_or_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    row = {"file": "a.png", "label": "normal", "dataset": "MIDOG21", "slide": "002.tiff"}
+    write_manifest_rows(tmp_path, [row, row | {"file": "b.png"}, row | {"slide": "2"}])
+    assert [sample.path.name for sample in read_manifest(tmp_path)] == ["a.png", "b.png"]
+    assert "line 4 is line 2" in caplog.text
+    for change, what in (({"label": "atypical"}, "label"), ({"slide": "003.tiff"}, "group")):
+        write_manifest_rows(tmp_path, [row, row | change])
+        with pytest.raises(DataError, match=rf"line 3: the crop .*a\.png is in line 2, too, with another {what}; rem"):
+            read_manifest(tmp_path)

@@ -178,3 +178,15 @@ def test_no_table_and_two_tables_are_refused(tmp_path: Path) -> None:
         write_table(tmp_path / f"{name}.csv", "image_id,filename,majority", "1,s,NMF")
     with pytest.raises(DataError, match=r"Both .*a\.csv and .*b\.csv may be the table"):
         read_omg_octo(tmp_path)
+
+
+def test_published_slides_are_one_group_however_they_are_spelled(tmp_path: Path) -> None:
+    names = ["007.tiff", "7", "images/007.tiff", "images\\007.tif"]
+    for i in range(len(names)):
+        write_crop(tmp_path / f"{i}.png", seed=i)
+    rows = [f"{i}.png,{name},human breast cancer,Hamamatsu XR,human,NMF" for i, name in enumerate(names)]
+    write_table(tmp_path / "t.csv", "image_id,filename,tumor,scanner,species,majority", *rows)
+    samples = read_midog25(tmp_path).samples
+    assert {(s.group, s.source, s.domain) for s in samples} == {("MIDOG/007", "MIDOG21", "Hamamatsu XR")}
+    write_table(tmp_path / "t.csv", "image_id,filename,majority", *(f"{i},{name},NMF" for i, name in enumerate(names)))
+    assert {sample.group for sample in read_omg_octo(tmp_path).samples} == {"OMG-Octo/007"}
