@@ -19,7 +19,7 @@ SPELLINGS |= dict.fromkeys(("amf", "atypical", "true", "1", "1.0"), 1)
 SLIDE_SUFFIXES = {*SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".isyntax", ".czi", ".dcm"}
 """Of files of whole slides, in lower case."""
 
-NOTHING = ("", "nan", "none")
+NOTHING = ("", "nan", "none", "na", "n/a", "null", "-")
 """Cells that say nothing, in lower case."""
 
 

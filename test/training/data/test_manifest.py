@@ -72,6 +72,40 @@ def test_experts_votes_become_agreement_and_soft_labels(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("votes", "agreement"),
+    [
+        (("True", "True", "nan"), 1.0),
+        (("True", "NA", ""), 1.0),
+        (("1.0", "1.0", "0.0"), 2 / 3),
+        (("1", "0", "1"), 2 / 3),
+        (("AMF", "amf", "NMF"), 2 / 3),
+        (("atypical", "Normal", "TRUE"), 2 / 3),
+        (("True", "False", "n/a"), 0.5),
+        (("None", "", "nan"), 1.0),
+    ],
+)
+def test_a_vote_that_is_no_vote_is_not_counted_and_any_spelling_is_understood(
+    votes: tuple[str, ...], agreement: float, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").touch()
+    row = {"file": "a.png", "label": "atypical", "dataset": "TUPAC16", "slide": "1.tif"}
+    write_manifest_rows(tmp_path, [row | {f"expert{i}": vote for i, vote in enumerate(votes, start=1)}])
+    assert read_manifest(tmp_path)[0].agreement == agreement
+
+
+@pytest.mark.parametrize("votes", [("1.0", "0.0", "1.0"), ("AMF", "AMF", "NMF")])
+def test_votes_against_a_label_are_refused_in_any_spelling(votes: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    row = {"file": "a.png", "label": "normal", "dataset": "TUPAC16", "slide": "1.tif"}
+    write_manifest_rows(tmp_path, [row | {f"expert{i}": vote for i, vote in enumerate(votes, start=1)}])
+    with pytest.raises(DataError, match="line 2: most of the experts' votes are against the label normal"):
+        read_manifest(tmp_path)
+    write_manifest_rows(tmp_path, [row | {"expert1": "perhaps"}])
+    with pytest.raises(DataError, match="line 2: the expert1 is 'perhaps'; write AMF or NMF"):
+        read_manifest(tmp_path)
+
+
 def test_a_written_manifest_is_read_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "crops").mkdir()
     for name in ("a.png", "b, c.png"):
