@@ -1,26 +1,153 @@
-"""Figures as the challenge computes them, with confidence intervals, from a table of held-out predictions.
+"""How good answers are on labelled crops: a weights folder's, a platform's results, or a run's held-out predictions.
 
-python -m training.evaluate runs/compact/held_out_slides.csv
+python -m training.evaluate model/weights/default data.root=DIR    # DIR/manifest.csv; writes evaluation/default/
+python -m training.evaluate RESULTS --truth ground_truth.json      # a folder of results, by the challenge's rules
+python -m training.evaluate runs/compact/held_out_slides.csv       # prints JSON
+
+`training/evaluate.sh` does the same after setting up .venv.
 """
 
 import argparse
 import json
+import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from model.constants import DEFAULT_VIEWS, VIEW_SETS
 from model.errors import UserError
-from training.evaluation.scores import report_table
+from model.network.weights_folder import choose_weights
+from model.predictor import Predictor
+from training.data.duplicates import listing
+from training.evaluation import answers, platform_results, scores, weights_report
+from training.evaluation.ground_truth import read_truth
+
+ROOT = "data.root="
 
 
-def main() -> None:
-    """Prints the report of the table named on the command line, as JSON."""
-    parser = argparse.ArgumentParser(description="Report the figures of held-out predictions as JSON.")
-    parser.add_argument("table", type=Path, help="held_out_SPLIT.csv of a training run")
-    arguments = parser.parse_args()
-    if not arguments.table.is_file():
-        sys.exit(f"There is no table {arguments.table}; a training run writes held_out_SPLIT.csv into its run folder.")
+class UsageError(UserError):
+    """The command line does not say what to evaluate."""
+
+
+def evaluate_weights(arguments: argparse.Namespace, root: Path) -> None:
+    """A weights folder on a folder of labelled crops: prints a table, writes metrics.json and predictions.csv."""
+    output = arguments.output or Path("evaluation") / arguments.what.resolve().name
+    weights_report.check_output(output)
+    predictor = Predictor(choose_weights(arguments.what), arguments.device, arguments.views)
+    classified = weights_report.classify(predictor, root, progress=sys.stderr.isatty())
+    metrics = {"data": str(root)} | weights_report.report(classified, predictor, arguments.unseen)
+    weights_report.write_report(output, metrics, weights_report.predictions_table(classified))
+    config = predictor.config
+    print(f"{config.name} {config.version} ({arguments.what}) on {root}, {predictor.view_count} views\n")
+    print_figures(metrics["overall"], {"domain": metrics["domains"], "source": metrics["sources"]}, metrics["remarks"])
+    print(f"\nWrote {output / weights_report.METRICS} and {output / weights_report.PREDICTIONS}.")
+
+
+def evaluate_results(arguments: argparse.Namespace) -> None:
+    """A folder of results against a ground truth: prints a table, and with --output writes metrics.json.
+
+    Raises:
+        UsageError: the official evaluation would refuse these results; after the figures of what it would take.
+    """
+    results, problems = platform_results.read_results(arguments.what)
+    cases, aliases = read_truth(arguments.truth)
+    scored = platform_results.score(results, cases, aliases)
+    problems = problems + scored.problems
+    overall = answers.with_intervals(scored.answers)
+    domains = answers.in_parts(scored.answers, scored.domains) if any(scored.domains) else {}
+    said = answers.remarks(overall) + scored.doubts
+    print(f"{arguments.what} against {arguments.truth}, by the rules of MIDOG 2025 track 2\n")
+    print_figures(overall, {"domain": domains}, said)
+    if arguments.output is not None:
+        content = {"aggregates": platform_results.official(scored), "overall": overall, "domains": domains}
+        verdict = {"accepted": not problems, "problems": problems, "remarks": said}
+        weights_report.write_report(arguments.output, content | verdict)
+        print(f"\nWrote {arguments.output / weights_report.METRICS}.")
+    if problems:
+        raise UsageError(
+            listing("faults, for each of which the challenge's evaluation gives no figures at all", problems)
+        )
+
+
+def print_figures(
+    overall: Mapping[str, Any], parts: Mapping[str, Mapping[str, Mapping[str, Any]]], said: Sequence[str]
+) -> None:
+    """Prints the figures for a person, with what they mean and what is to be said of them.
+
+    Args:
+        overall: of `training.evaluation.answers.with_intervals`.
+        parts: for `training.evaluation.answers.table`.
+        said: sentences.
+    """
+    print(answers.table(overall, parts))
+    print(f"\n{answers.EXPLANATION}")
+    if any(isinstance(entry, dict) and "interval_95" in entry for entry in overall.values()):
+        print(f"In brackets: 95 % intervals over {scores.RESAMPLES} resamplings of slides.")
+    if "expected_calibration_error" in overall:
+        print(f"Expected calibration error at equal prevalence: {overall['expected_calibration_error']:.3f}")
+    for sentence in said:
+        print(f"* {sentence}")
+
+
+def data_root(overrides: Sequence[str]) -> Path:
+    """The folder that `data.root=DIR` names.
+
+    Raises:
+        UsageError: something else is said, or nothing.
+    """
+    for override in overrides:
+        if not override.startswith(ROOT) or override == ROOT:
+            raise UsageError(f"'{override}' is not understood; write data.root=DIR, a folder with manifest.csv.")
+    if len(overrides) != 1:
+        raise UsageError("Give the labelled crops as data.root=DIR, a folder with manifest.csv (docs/data.md).")
+    return Path(overrides[0].removeprefix(ROOT))
+
+
+def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `process.py` takes, too: --views and --device."""
+    parser.add_argument("--views", choices=VIEW_SETS, default=DEFAULT_VIEWS, help="(default: the container's)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command line says.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    what: Path = arguments.what
+    if arguments.truth is not None:
+        if arguments.overrides:
+            raise UsageError("Give either data.root=DIR, to evaluate weights, or --truth, to evaluate results.")
+        if not what.is_dir():
+            raise UsageError(f"{what} is no folder; give the folder of results that --truth is of.")
+        evaluate_results(arguments)
+    elif what.suffix == ".csv" and not arguments.overrides:
+        if not what.is_file():
+            raise UsageError(f"There is no table {what}; a training run writes held_out_SPLIT.csv into its run folder.")
+        print(json.dumps(scores.report_table(what), indent=2))
+    else:
+        evaluate_weights(arguments, data_root(arguments.overrides))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="training/evaluate.sh",
+        description="Evaluate a weights folder on labelled crops, or results against a ground truth.",
+        epilog="Example: training/evaluate.sh model/weights/default data.root=DIR",
+    )
+    parser.add_argument("what", type=Path, help="weights folder, folder of results, or held_out_SPLIT.csv of a run")
+    parser.add_argument("overrides", nargs="*", metavar="data.root=DIR", help="folder with manifest.csv and the crops")
+    parser.add_argument("--truth", type=Path, metavar="FILE", help="ground truth of a folder of results")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="(default: evaluation/WEIGHTS; of results, none)")
+    parser.add_argument("--unseen", action="store_true", help="say that the weights were trained on none of the slides")
+    add_inference_arguments(parser)
+    parsed = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        print(json.dumps(report_table(arguments.table), indent=2))
+        run(parsed)
     except UserError as error:
         sys.exit(str(error))
 

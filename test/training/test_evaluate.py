@@ -4,14 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from model.images.read import read_crops
+from model.modes.folder import classify_folder
+from model.modes.grand_challenge import result
+from model.predictor import Predictor
 from training.evaluate import main
 
+pytestmark = pytest.mark.usefixtures("few_resamples", "one_thread")
 
-@pytest.mark.usefixtures("few_resamples")
-def test_command_line_reports_a_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+
+def test_command_line_reports_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = np.random.default_rng(0)
     with (tmp_path / "held_out.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -21,13 +25,92 @@ def test_command_line_reports_a_table(
             label = "atypical" if atypical else "normal"
             logits = [random.normal(atypical), random.normal(atypical)]
             writer.writerow([f"{i}.png", label, "x", f"s{i // 5}", i // 5 % 4, *logits])
-    monkeypatch.setattr("sys.argv", ["evaluate", str(tmp_path / "held_out.csv")])
-    main()
+    main([str(tmp_path / "held_out.csv")])
     report = json.loads(capsys.readouterr().out)
     assert report["crops"] == 200
     assert report["overall"].keys() == report["shifted"].keys() and report["overall"] != report["shifted"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for name, sentence in (("nowhere.csv", "There is no table .*nowhere"), ("other.csv", "has no rows with a column")):
-        monkeypatch.setattr("sys.argv", ["evaluate", str(tmp_path / name)])
         with pytest.raises(SystemExit, match=sentence):
-            main()
+            main([str(tmp_path / name)])
+
+
+def test_a_weights_folder_on_a_manifest_gives_what_the_container_gives(
+    data: Path, small_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(small_weights), f"data.root={data}", "--output", str(tmp_path / "out"), "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"small 0 ({small_weights}) on {data}, 8 views")
+    assert "all crops" in printed and "domain " in printed and "source MIDOG21" in printed
+    assert "cannot be told from the folder" in printed
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    crops = [read_crops(data / f"{i}.png")[0] for i in range(96)]
+    expected = result(Predictor(small_weights, "cpu")(crops))
+    assert [(row["class"], float(row["confidence"])) for row in rows] == [
+        (entry["class"], pytest.approx(entry["confidence"], abs=2e-6)) for entry in expected
+    ]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    labels = np.array([row["label"] == "atypical" for row in rows])
+    called = np.array([row["class"] == "atypical" for row in rows])
+    assert metrics["overall"]["crops"] == 96 and metrics["overall"]["slides"] == 8
+    assert metrics["overall"]["sensitivity"]["value"] == pytest.approx(called[labels].mean(), abs=1e-4)
+    assert metrics["overall"]["specificity"]["value"] == pytest.approx(1 - called[~labels].mean(), abs=1e-4)
+    assert sum(entry["crops"] for entry in metrics["domains"].values()) == 96
+    assert metrics["sources"].keys() == {"MIDOG21"} and metrics["views"] == "d4"
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_fewer_views_and_unseen_crops_are_said(
+    data: Path, small_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(small_weights), f"data.root={data}", "--output", str(tmp_path), "--views", "none", "--unseen"]
+    main(arguments)
+    assert "cannot be told from the folder" not in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["views"] == "none" and metrics["unseen"] == "said to be"
+
+
+def test_crops_of_another_resolution_are_rescaled_as_the_container_does(
+    data: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    manifest = (data / "manifest.csv").read_text().splitlines()[:5]
+    for i in range(4):
+        with Image.open(data / f"{i}.png") as image:
+            dots = 10000 / 0.5 * 2.54  # an inch of 0.5 µm pixels
+            image.resize((96, 96)).save(tmp_path / f"{i}.png", dpi=(dots, dots))
+    (tmp_path / "manifest.csv").write_text("\n".join(manifest))
+    main([str(small_weights), f"data.root={tmp_path}", "--output", str(tmp_path / "out")])
+    classify_folder(Predictor(small_weights, "cpu"), tmp_path, tmp_path / "folder")
+    tables = []
+    for folder in ("out", "folder"):
+        with (tmp_path / folder / "predictions.csv").open(newline="") as file:
+            rows = csv.DictReader(file)
+            tables.append({Path(row["file"]).name: float(row["confidence"]) for row in rows})
+    assert tables[0] == pytest.approx(tables[1], abs=2e-6) and len(tables[0]) == 4
+
+
+def test_the_mode_for_folders_can_be_scored_against_a_manifest(
+    data: Path, small_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(small_weights), f"data.root={data}", "--output", str(tmp_path / "out")])
+    classify_folder(Predictor(small_weights, "cpu"), data, tmp_path / "folder")
+    main([str(tmp_path / "folder"), "--truth", str(data), "--output", str(tmp_path / "scored")])
+    both = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("out", "scored")]
+    assert both[0]["overall"] == both[1]["overall"] and both[1]["accepted"]
+
+
+def test_what_cannot_be_evaluated_is_a_sentence(data: Path, small_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file,label,dataset,slide\n0.png,atypical,MIDOG21,1.tiff\n")
+    Image.new("RGB", (50, 128)).save(tmp_path / "0.png")
+    for arguments, sentence in (
+        ([str(small_weights)], "Give the labelled crops as data.root=DIR"),
+        ([str(small_weights), "data.folds=3"], "'data.folds=3' is not understood"),
+        ([str(small_weights), f"data.root={tmp_path / 'nowhere'}"], "manifest.csv cannot be read"),
+        ([str(small_weights), f"data.root={tmp_path}"], "0.png is 50 x 128 pixels .* looks at 78 x 78"),
+        ([str(data), f"data.root={data}"], "is no weights folder"),
+        ([str(small_weights), f"data.root={data}", "--output", str(small_weights)], "metrics.json would be lost"),
+        ([str(small_weights), f"data.root={data}", "--output", str(tmp_path / "0.png")], "cannot be written to"),
+    ):
+        with pytest.raises(SystemExit, match=sentence):
+            main(arguments)

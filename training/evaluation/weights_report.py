@@ -1,0 +1,180 @@
+"""A weights folder on a folder of labelled crops, through the container's own predictor."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.constants import CLASSES, MICROMETRES_PER_PIXEL, is_expected
+from model.errors import CropError, UserError, WeightsError
+from model.images.read import read_stack
+from model.modes.folder import rescale
+from model.modes.grand_challenge import result
+from model.network.weights_folder import CONFIG_FILE
+from model.predictor import Predictor
+from training.data.crops import LabelledCrops, without_duplicates
+from training.data.manifest import read_manifest
+from training.data.sample import DataError, Sample
+from training.evaluation.answers import Answers, in_parts, remarks, with_intervals
+from training.evaluation.scores import reliability
+
+METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+COLUMNS = ("file", "label", "domain", "source", "group", "class", "confidence")
+
+MAYBE_SEEN = (
+    "Whether the weights were trained on some of these crops, or on others of their slides, cannot be told from the "
+    "folder; if they were, the figures flatter them. Say --unseen if they were not."
+)
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Labelled crops and what a weights folder says of them.
+
+    Attributes:
+        samples: N, what is known of the crops.
+        probabilities: (N,) P(atypical), unrounded.
+    """
+
+    samples: Sequence[Sample]
+    probabilities: np.ndarray
+
+    def names(self, attribute: str) -> list[str]:
+        """`domain`, `source` or `group` of each sample."""
+        return [getattr(sample, attribute) for sample in self.samples]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) 1 for atypical, 0 for normal."""
+        return np.array([sample.label for sample in self.samples], dtype=int)
+
+    @property
+    def answers(self) -> Answers:
+        """The classes and confidences that the container writes of them: the class is decided after rounding."""
+        entries = result(self.probabilities)
+        called = np.array([CLASSES.index(entry["class"]) for entry in entries], dtype=int)
+        confidences = np.array([entry["confidence"] for entry in entries])
+        return Answers(self.labels, called, confidences, np.array(self.names("group")))
+
+
+def classify(predictor: Predictor, root: Path, progress: bool = False) -> Classified:
+    """Classifies the crops of a manifest as the container's mode for folders does: rescaled where they say so.
+
+    A picture that is there several times counts once (`training.data.crops.without_duplicates`).
+
+    Args:
+        predictor: of the weights.
+        root: folder with `manifest.csv`.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        UserError: the manifest or a crop cannot be used, or the network does not run.
+    """
+    samples = read_manifest(root)
+    fields = [_field_of_view(sample.path, predictor) for sample in samples]
+    crops = without_duplicates(LabelledCrops(samples, fields))
+    if not len(crops):
+        raise DataError(f"No crop of {root} is left: all are there with both labels; correct the labels.")
+    probabilities = predictor.predict_fields(torch.from_numpy(np.stack(crops.crops)), progress)
+    return Classified(crops.samples, probabilities)
+
+
+def _field_of_view(path: Path, predictor: Predictor) -> np.ndarray:
+    """What the network sees of a file's one crop, (F, F, 3) uint8.
+
+    Raises:
+        DataError: it cannot be read, holds more than one crop, or is too small.
+    """
+    try:
+        stack = read_stack(path)
+        if len(stack.crops) != 1:
+            raise DataError(f"{path} holds {len(stack.crops)} crops; a manifest needs one crop a file.")
+        if stack.mpp is not None and not is_expected(stack.mpp):
+            stack.crops[0] = rescale(stack.crops[0], stack.mpp)
+        height, width = stack.crops[0].shape[:2]
+        side = predictor.config.preprocessing.largest_side
+        if min(height, width) < side:
+            raise DataError(
+                f"{path} is {width} x {height} pixels of {MICROMETRES_PER_PIXEL} µm, but the network looks at {side} x "
+                f"{side}; cut larger crops."
+            )
+        return predictor.config.preprocessing.cut_out(stack.crops)[0].numpy()
+    except CropError as error:
+        raise DataError(str(error)) from error
+
+
+def report(classified: Classified, predictor: Predictor, unseen: bool) -> dict[str, Any]:
+    """What `metrics.json` says.
+
+    Args:
+        classified: of a manifest.
+        predictor: of the weights.
+        unseen: whether the user says that the weights were trained on none of the slides.
+    """
+    answers, config = classified.answers, predictor.config
+    overall = with_intervals(answers)
+    both = 0 < overall["atypical"] < overall["crops"]
+    return {
+        "weights": {"name": config.name, "version": config.version, "sha256": config.sha256},
+        "views": predictor.view_set,
+        "device": str(predictor.device),
+        "unseen": "said to be" if unseen else "not known",
+        "overall": overall,
+        "reliability": reliability(answers.labels, answers.probabilities) if both else [],
+        "domains": in_parts(answers, classified.names("domain")),
+        "sources": in_parts(answers, classified.names("source")),
+        "remarks": remarks(overall) + ([] if unseen else [MAYBE_SEEN]),
+    }
+
+
+def predictions_table(classified: Classified) -> str:
+    """What `predictions.csv` says: a row for each crop."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for sample, entry in zip(classified.samples, result(classified.probabilities), strict=True):
+        about = (sample.path, CLASSES[sample.label], sample.domain, sample.source, sample.group)
+        writer.writerow([*about, entry["class"], f"{entry['confidence']:.6f}"])
+    return text.getvalue()
+
+
+def write_report(output: Path, metrics: dict[str, Any], predictions: str = "") -> None:
+    """Writes `metrics.json` and `predictions.csv`, each whole or not at all.
+
+    Args:
+        output: folder, made when missing.
+        metrics: the first's content.
+        predictions: the second's, which is not written if it is empty.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        texts = {PREDICTIONS: predictions} if predictions else {}
+        for name, text in (texts | {METRICS: json.dumps(metrics, indent=2) + "\n"}).items():
+            partial = output / f".{name}.{os.getpid()}"
+            try:
+                partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+                partial.replace(output / name)
+            finally:
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written to ({error.strerror}); give another --output.") from error
+
+
+def check_output(output: Path) -> None:
+    """Refuses to write a report into a weights folder, whose own metrics.json it would replace.
+
+    Raises:
+        WeightsError: it is one.
+    """
+    if (output / CONFIG_FILE).exists():
+        raise WeightsError(f"{output} is a weights folder, whose metrics.json would be lost; give another --output.")
