@@ -164,9 +164,9 @@ def table(overall: Mapping[str, Any], parts: Mapping[str, Mapping[str, Mapping[s
     for what, entries in parts.items():
         rows += [(f"{what} {name}", entry) for name, entry in entries.items()]
     width = max(len(name) for name, _ in rows)
-    lines = ["  ".join([" " * width, f"{'crops':>6}", f"{'atypical':>8}", *(f"{n:19}" for n in FIGURES.values())])]
+    lines = ["  ".join([" " * width, f"{'crops':>6}", f"{'atypical':>8}", *(f"{n:22}" for n in FIGURES.values())])]
     for name, entry in rows:
-        cells = [f"{_cell(entry.get(figure)):19}" for figure in FIGURES]
+        cells = [f"{_cell(entry.get(figure)):22}" for figure in FIGURES]
         lines.append("  ".join([f"{name:{width}}", f"{entry['crops']:6}", f"{entry['atypical']:8}", *cells]))
     return "\n".join(line.rstrip() for line in lines)
 
