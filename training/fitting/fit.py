@@ -22,7 +22,7 @@ from training.fitting.run import Run
 from training.fitting.state import Fit
 from training.network.adapters import add_adapters
 from training.network.classifier import TrainableClassifier, build_network, preprocessing_of
-from training.network.pretrained import load_pretrained
+from training.network.pretrained import load_first_weights
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _forget_earlier_fits(accelerator: Accelerator) -> None:
 def _first_network(config: Config, phases: int) -> TrainableClassifier:
     network = build_network(config, phases)
     if config.network.pretrained:
-        load_pretrained(network.backbone, config.network.pretrained)
+        load_first_weights(network, config)
     if config.adapter.rank > 0:
         add_adapters(network, config.adapter)
     return network

