@@ -78,6 +78,11 @@ def _uploaded() -> Path | None:
 
 
 def _chosen(folder: Path, why: str) -> Path:
+    if str(folder).startswith("hf:"):
+        raise WeightsError(
+            f"{folder} is on the hub, and nothing is fetched here; run `python -m training.fetch {folder} DIR` where "
+            "there is a network, then give DIR."
+        )
     logger.info("Weights: %s (%s).", folder, why)
     return folder
 
