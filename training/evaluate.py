@@ -17,7 +17,7 @@ from typing import Any
 
 from model.constants import DEFAULT_VIEWS, VIEW_SETS
 from model.errors import UserError
-from model.network.weights_folder import choose_weights
+from model.network.weights_folder import refuse_address
 from model.predictor import Predictor
 from training.data.duplicates import listing
 from training.evaluation import answers, platform_results, scores, weights_report
@@ -34,7 +34,8 @@ def evaluate_weights(arguments: argparse.Namespace, root: Path) -> None:
     """A weights folder on a folder of labelled crops: prints a table, writes metrics.json and predictions.csv."""
     output = arguments.output or Path("evaluation") / arguments.what.resolve().name
     weights_report.check_output(output)
-    predictor = Predictor(choose_weights(arguments.what), arguments.device, arguments.views)
+    refuse_address(arguments.what)
+    predictor = Predictor(arguments.what, arguments.device, arguments.views)
     classified = weights_report.classify(predictor, root, progress=sys.stderr.isatty())
     metrics = {"data": str(root)} | weights_report.report(classified, predictor, arguments.unseen)
     weights_report.write_report(output, metrics, weights_report.predictions_table(classified))

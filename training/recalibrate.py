@@ -18,7 +18,7 @@ from typing import Any
 
 from model.errors import UserError, WeightsError
 from model.network.weights_config import WeightsConfig, read_config, write_config
-from model.network.weights_folder import CONFIG_FILE, choose_weights
+from model.network.weights_folder import CONFIG_FILE, refuse_address
 from model.predictor import Predictor
 from training.evaluate import add_inference_arguments, data_root
 from training.evaluation.recalibration import Recalibrated, recalibrate
@@ -137,7 +137,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: with a sentence for the user.
     """
-    weights = choose_weights(arguments.weights)
+    weights = arguments.weights
+    refuse_address(weights)
     if arguments.output is None and not arguments.replace:
         raise WeightsError(f"Say where the new weights go, --output DIR, or --replace to change {weights} itself.")
     output = arguments.output or weights

@@ -77,12 +77,21 @@ def _uploaded() -> Path | None:
     )
 
 
-def _chosen(folder: Path, why: str) -> Path:
+def refuse_address(folder: Path) -> None:
+    """Refuses an address on the hub in the place of a folder.
+
+    Raises:
+        WeightsError: it is one, `hf:…`.
+    """
     if str(folder).startswith("hf:"):
         raise WeightsError(
             f"{folder} is on the hub, and nothing is fetched here; run `python -m training.fetch {folder} DIR` where "
             "there is a network, then give DIR."
         )
+
+
+def _chosen(folder: Path, why: str) -> Path:
+    refuse_address(folder)
     logger.info("Weights: %s (%s).", folder, why)
     return folder
 

@@ -11,6 +11,7 @@ from unittest.mock import create_autospec
 import httpx2
 import numpy as np
 import pytest
+from helpers import config_for
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -24,10 +25,13 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 import process
+from model.errors import WeightsError
 from model.network.weights_folder import file_sha256
 from model.predictor import Predictor
-from training import fetch, push
+from training import evaluate, fetch, push, recalibrate
 from training.hub import Address, HubError, parse_address
+from training.network.classifier import build_network
+from training.network.pretrained import load_first_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -212,3 +216,12 @@ def test_the_container_says_how_to_fetch(tmp_path: Path, capsys: pytest.CaptureF
     assert process.main(["--input", "test/input", "--output", str(tmp_path), "--weights", "hf:lab/mine@v1"]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "run `python -m training.fetch hf:lab/mine@v1 DIR`" in last and not list(tmp_path.iterdir())
+
+
+def test_training_says_it_too(tmp_path: Path, data: Path) -> None:
+    for command in (evaluate.main, recalibrate.main):
+        with pytest.raises(SystemExit, match=r"hf:lab/mine is on the hub, .* training\.fetch hf:lab/mine DIR"):
+            command(["hf:lab/mine", f"data.root={data}", "--output", str(tmp_path / "out")])
+    config = config_for(data, tmp_path, "network.pretrained=weights:hf:lab/mine")
+    with pytest.raises(WeightsError, match="is on the hub"):
+        load_first_weights(build_network(config), config)

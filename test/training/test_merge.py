@@ -1,6 +1,7 @@
 """A run with adapters leaves them alone and merged; the merge can be done again on another machine."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers import config_for
 from safetensors.torch import load_file, save_file
 
 from model.errors import WeightsError
@@ -23,7 +25,7 @@ from training.merge import main, merge
 from training.network.adapters import add_adapters, merge_adapters
 from training.network.classifier import build_network
 from training.network.pretrained import load_pretrained
-from training.train import CONFIGS
+from training.train import CONFIGS, train
 from training.weights import ADAPTER_FILE, merge_checked, save_adapter, save_checked
 
 BACKBONE = "vit_tiny_patch16_dinov3_qkvb"
@@ -180,3 +182,33 @@ def test_a_merge_that_changes_the_logits_is_refused(
     add_adapters(network, AdapterConfig(rank=2))
     with pytest.raises(WeightsError, match="Merging the adapters moves a logit"):
         merge_checked(network, crops, Inference(Accelerator(), Preprocessing(78, 64, (0.5,) * 3, (0.5,) * 3)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples", "one_thread")
+def test_an_adapter_on_a_weights_folder_is_merged_into_it_elsewhere(
+    data: Path, small_weights: Path, tmp_path: Path, crops: list[np.ndarray]
+) -> None:
+    """Fine-tuned from a weights folder, of which the head is taken, too."""
+    config = config_for(
+        data,
+        tmp_path,
+        f"network.pretrained=weights:{small_weights}",
+        "network.input_size=64",
+        "adapter.rank=4",
+        "adapter.targets=[pointwise]",
+        "optimisation.epochs=2",
+    )
+    train(config)
+    merge(tmp_path / "weights-adapter", f"weights:{small_weights}", tmp_path / "merged", None, data)
+    here, elsewhere, before = (
+        Predictor(folder, "cpu")(crops) for folder in (tmp_path / "weights", tmp_path / "merged", small_weights)
+    )
+    np.testing.assert_allclose(elsewhere, here, atol=1e-6)
+    assert np.abs(here - before).max() > 1e-3
+    other = Path(shutil.copytree(small_weights, tmp_path / "other"))
+    network, about = weights_folder.load(other)
+    network.backbone.conv_stem.weight.mul_(1.01)
+    weights_folder.save(other, network, about)
+    with pytest.raises(WeightsError, match="is not the backbone that"):
+        merge(tmp_path / "weights-adapter", f"weights:{other}", tmp_path / "refused", None, data)

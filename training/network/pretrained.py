@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from model.network.weights import load
 from model.network.weights_config import WeightsConfig
+from model.network.weights_folder import refuse_address
 from model.speed.imports import timm
 from training.config import Config
 from training.network.classifier import TrainableClassifier, preprocessing_of
@@ -58,6 +59,7 @@ def load_first_weights(network: TrainableClassifier, config: Config) -> None:
     if kind != WEIGHTS or not name:
         load_pretrained(network.backbone, config.network.pretrained)
         return
+    refuse_address(Path(name))
     first, about = load(Path(name))
     _check_architecture(about, config, Path(name))
     network.backbone.load_state_dict(first.backbone.state_dict())
