@@ -37,7 +37,8 @@ def evaluate_weights(arguments: argparse.Namespace, root: Path) -> None:
     refuse_address(arguments.what)
     predictor = Predictor(arguments.what, arguments.device, arguments.views)
     classified = weights_report.classify(predictor, root, progress=sys.stderr.isatty())
-    metrics = {"data": str(root)} | weights_report.report(classified, predictor, arguments.unseen)
+    said = [] if arguments.unseen else [weights_report.maybe_seen(classified, arguments.what)]
+    metrics = {"data": str(root)} | weights_report.report(classified, predictor, said)
     weights_report.write_report(output, metrics, weights_report.predictions_table(classified))
     config = predictor.config
     print(f"{config.name} {config.version} ({arguments.what}) on {root}, {predictor.view_count} views\n")
@@ -101,7 +102,9 @@ def data_root(overrides: Sequence[str]) -> Path:
         if not override.startswith(ROOT) or override == ROOT:
             raise UsageError(f"'{override}' is not understood; write data.root=DIR, a folder with manifest.csv.")
     if len(overrides) != 1:
-        raise UsageError("Give the labelled crops as data.root=DIR, a folder with manifest.csv (docs/data.md).")
+        raise UsageError(
+            "Give the labelled crops as data.root=DIR, a folder with manifest.csv; or the truth of results as --truth."
+        )
     return Path(overrides[0].removeprefix(ROOT))
 
 

@@ -1,9 +1,11 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import DEFAULT_WEIGHTS
 from PIL import Image
 
 from model.images.read import read_crops
@@ -114,3 +116,14 @@ def test_what_cannot_be_evaluated_is_a_sentence(data: Path, small_weights: Path,
     ):
         with pytest.raises(SystemExit, match=sentence):
             main(arguments)
+
+
+def test_domains_that_weights_were_trained_on_are_named(data: Path, small_weights: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(small_weights, tmp_path / "weights"))
+    known = json.loads((DEFAULT_WEIGHTS / "metrics.json").read_text())["domains"]
+    for content, named in ((json.dumps({"domains": known}), True), ('{"domains": {"x": {}}}', False), ("[1]", False)):
+        (weights / "metrics.json").write_text(content)
+        main([str(weights), f"data.root={data}", "--output", str(tmp_path / "out")])
+        said = json.loads((tmp_path / "out" / "metrics.json").read_text())["remarks"][-1]
+        assert ("were trained on crops of domains that are here, too: " in said) == named
+        assert "cannot be told" in said

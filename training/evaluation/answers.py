@@ -20,6 +20,9 @@ FIGURES = {
 }
 """Names of the figures, and what they are called in a table."""
 
+FEW_CROPS = 20
+"""Of a class; with fewer, each crop moves a share by more than 0.05."""
+
 FEW_SLIDES = 10
 """With fewer, an interval over resampled slides is too narrow to be relied on."""
 
@@ -95,7 +98,8 @@ def with_intervals(answers: Answers, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         crops, atypical, slides; of each figure that the labels allow its value and, where there are slides to resample,
-        its interval_95 (percentiles); and expected_calibration_error where there are both classes.
+        its interval_95 (percentiles; none if all resamplings agree); and expected_calibration_error where there are
+        both classes.
     """
     report: dict[str, Any] = {"crops": len(answers), "atypical": int(answers.labels.sum()), "slides": answers.slides}
     values = figures(answers)
@@ -104,7 +108,7 @@ def with_intervals(answers: Answers, seed: int = 0) -> dict[str, Any]:
     limits = np.percentile(drawn, [2.5, 97.5], axis=0).T.tolist() if drawn else [None] * len(values)
     for (name, value), limit in zip(values.items(), limits, strict=True):
         report[name] = {"value": round(value, 4)}
-        if limit is not None:
+        if limit is not None and limit[0] < limit[1]:  # none of no width: too few crops look like certainty
             report[name]["interval_95"] = [round(end, 4) for end in limit]
     if 0 < report["atypical"] < len(answers):
         error = scores.expected_calibration_error(answers.labels, answers.probabilities)
@@ -138,6 +142,9 @@ def remarks(overall: Mapping[str, Any]) -> list[str]:
             f"All crops are labelled {there}, so only the share of them that are called {there} can be told; label "
             f"{other} ones, too, for ROC AUC and balanced accuracy."
         )
+    for name, count in (("atypical", atypical), ("normal", crops - atypical)):
+        if 0 < count < FEW_CROPS:
+            said.append(f"Only {count} crops are {name}: each of them moves the share of them by {1 / count:.2f}.")
     if slides is None:
         said.append("Which slide a crop is of is not known, so there are no intervals.")
     elif slides == 1:
@@ -164,9 +171,9 @@ def table(overall: Mapping[str, Any], parts: Mapping[str, Mapping[str, Mapping[s
     for what, entries in parts.items():
         rows += [(f"{what} {name}", entry) for name, entry in entries.items()]
     width = max(len(name) for name, _ in rows)
-    lines = ["  ".join([" " * width, f"{'crops':>6}", f"{'atypical':>8}", *(f"{n:22}" for n in FIGURES.values())])]
+    lines = ["  ".join([" " * width, f"{'crops':>6}", f"{'atypical':>8}", *(f"{n:20}" for n in FIGURES.values())])]
     for name, entry in rows:
-        cells = [f"{_cell(entry.get(figure)):22}" for figure in FIGURES]
+        cells = [f"{_cell(entry.get(figure)):20}" for figure in FIGURES]
         lines.append("  ".join([f"{name:{width}}", f"{entry['crops']:6}", f"{entry['atypical']:8}", *cells]))
     return "\n".join(line.rstrip() for line in lines)
 

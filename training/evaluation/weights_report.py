@@ -14,6 +14,7 @@ import torch
 
 from model.constants import CLASSES, MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CropError, UserError, WeightsError
+from model.files import read_bounded
 from model.images.read import read_stack
 from model.modes.folder import rescale
 from model.modes.grand_challenge import result
@@ -26,6 +27,9 @@ from training.evaluation.answers import Answers, in_parts, remarks, with_interva
 from training.evaluation.scores import reliability
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+LARGEST_METRICS = 1 << 24
+"""Bytes of a weights folder's metrics.json that are read."""
+
 COLUMNS = ("file", "label", "domain", "source", "group", "class", "confidence")
 
 MAYBE_SEEN = (
@@ -110,13 +114,31 @@ def _field_of_view(path: Path, predictor: Predictor) -> np.ndarray:
         raise DataError(str(error)) from error
 
 
-def report(classified: Classified, predictor: Predictor, unseen: bool) -> dict[str, Any]:
+def maybe_seen(classified: Classified, folder: Path) -> str:
+    """What can be said of whether weights were trained on crops: which of their domains the weights' metrics.json has.
+
+    Args:
+        classified: the crops.
+        folder: of the weights.
+    """
+    try:
+        known = json.loads(read_bounded(folder / METRICS, LARGEST_METRICS))
+        trained_on = set(known["domains"]) if isinstance(known["domains"], dict) else set()
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return MAYBE_SEEN
+    shared = sorted(trained_on & set(classified.names("domain")))
+    if not shared:
+        return MAYBE_SEEN
+    return f"The weights were trained on crops of domains that are here, too: {', '.join(shared)}. {MAYBE_SEEN}"
+
+
+def report(classified: Classified, predictor: Predictor, said: Sequence[str]) -> dict[str, Any]:
     """What `metrics.json` says.
 
     Args:
         classified: of a manifest.
         predictor: of the weights.
-        unseen: whether the user says that the weights were trained on none of the slides.
+        said: further remarks, such as `maybe_seen`; none if the user says that none of the slides was trained on.
     """
     answers, config = classified.answers, predictor.config
     overall = with_intervals(answers)
@@ -125,12 +147,12 @@ def report(classified: Classified, predictor: Predictor, unseen: bool) -> dict[s
         "weights": {"name": config.name, "version": config.version, "sha256": config.sha256},
         "views": predictor.view_set,
         "device": str(predictor.device),
-        "unseen": "said to be" if unseen else "not known",
+        "unseen": "not known" if said else "said to be",
         "overall": overall,
         "reliability": reliability(answers.labels, answers.probabilities) if both else [],
         "domains": in_parts(answers, classified.names("domain")),
         "sources": in_parts(answers, classified.names("source")),
-        "remarks": remarks(overall) + ([] if unseen else [MAYBE_SEEN]),
+        "remarks": [*remarks(overall), *said],
     }
 
 

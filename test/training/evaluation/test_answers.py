@@ -73,3 +73,12 @@ def test_the_table_has_a_line_for_each_part() -> None:
     assert lines[0].split()[:2] == ["crops", "atypical"] and lines[0].count("accuracy") == 1
     assert [line.split("  ")[0] for line in lines[1:]] == ["all crops", "domain only atypical", "domain other"]
     assert lines[2].split()[3:7] == ["60", "60", "-", "-"]
+
+
+def test_few_crops_are_told_and_look_not_certain() -> None:
+    answers = draw()
+    kept = np.flatnonzero((answers.labels == 0) | (answers.called == 1))
+    right = answers.subset(kept[np.cumsum(answers.labels[kept]) <= 7])
+    report = with_intervals(right)
+    assert report["sensitivity"] == {"value": 1.0} and "interval_95" in report["specificity"]
+    assert "Only 7 crops are atypical: each of them moves the share of them by 0.14." in remarks(report)
