@@ -80,6 +80,8 @@ class AdapterConfig:
         targets: which projections get one, of `training.network.adapters.TARGETS`.
         dora: decompose the weights into magnitude and direction.
         rslora: divide alpha by the root of the rank instead of the rank.
+        others: train what has no adapter in full, such as norms, depthwise kernels and the stem of a convolutional
+            network; otherwise the adapters and the head alone are trained.
     """
 
     rank: int = 0
@@ -88,6 +90,7 @@ class AdapterConfig:
     targets: list[str] = field(default_factory=lambda: ["q", "v"])
     dora: bool = False
     rslora: bool = False
+    others: bool = False
 
 
 @dataclass
