@@ -1,12 +1,13 @@
 """A run: what every fit of a recipe has in common."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from training.config import Config
+from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
 
 
@@ -28,11 +29,28 @@ class Run:
 
 
 def accelerator_for(config: Config) -> Accelerator:
-    """What fits of a recipe run on: this process alone, or this one with those that it was launched with."""
-    return Accelerator(
+    """What fits of a recipe run on: this process alone, or this one with those that it was launched with.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine, or the processes do not find one another.
+    """
+    launched, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if 0 < torch.cuda.device_count() < here:
+        raise ConfigError(
+            f"PROCESSES={here} needs {here} GPUs on this machine, which has {torch.cuda.device_count()}; give at most "
+            "as many, or CUDA_VISIBLE_DEVICES='' to train on the CPU."
+        )
+    accelerator = Accelerator(
+        cpu=launched > 1 and not torch.cuda.is_available(),  # otherwise it takes each process for the only one
         mixed_precision=choose_precision(config.optimisation.precision),
         gradient_accumulation_steps=config.optimisation.accumulation,
     )
+    if accelerator.num_processes != launched:
+        raise ConfigError(
+            f"WORLD_SIZE says that {launched} processes train together, but this one trains with "
+            f"{accelerator.num_processes}; start them as PROCESSES={launched} training/train.sh, or unset WORLD_SIZE."
+        )
+    return accelerator
 
 
 def choose_precision(name: str) -> str:
