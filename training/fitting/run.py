@@ -11,6 +11,10 @@ from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
 
 
+LAUNCHER_VARIABLES = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+"""By which processes find one another, of `torch.distributed.run`."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What every fit of a recipe has in common.
@@ -40,16 +44,19 @@ def accelerator_for(config: Config) -> Accelerator:
             f"PROCESSES={here} needs {here} GPUs on this machine, which has {torch.cuda.device_count()}; give at most "
             "as many, or CUDA_VISIBLE_DEVICES='' to train on the CPU."
         )
+    apart = ConfigError(
+        f"WORLD_SIZE says that {launched} processes train together, but they do not know of one another; start them "
+        f"as PROCESSES={launched} training/train.sh, or unset WORLD_SIZE."
+    )
+    if launched > 1 and not LAUNCHER_VARIABLES <= os.environ.keys():
+        raise apart
     accelerator = Accelerator(
         cpu=launched > 1 and not torch.cuda.is_available(),  # otherwise it takes each process for the only one
         mixed_precision=choose_precision(config.optimisation.precision),
         gradient_accumulation_steps=config.optimisation.accumulation,
     )
     if accelerator.num_processes != launched:
-        raise ConfigError(
-            f"WORLD_SIZE says that {launched} processes train together, but this one trains with "
-            f"{accelerator.num_processes}; start them as PROCESSES={launched} training/train.sh, or unset WORLD_SIZE."
-        )
+        raise apart
     return accelerator
 
 
