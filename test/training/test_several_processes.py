@@ -74,3 +74,12 @@ def test_two_processes_give_the_loss_curve_of_one(data: Path, tmp_path: Path) ->
     one, two = (losses(data, tmp_path / str(count), count) for count in (1, 2))
     assert len(one) == 9 and one[2] < one[0]
     assert two == pytest.approx(one, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@NEEDS_ENVIRONMENT
+def test_several_processes_say_one_sentence_and_no_traceback(tmp_path: Path) -> None:
+    done = train(tmp_path / "nowhere", tmp_path, PROCESSES="2")
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if "OMP_NUM_THREADS" not in line]
+    assert len(said) == 1 and said[0].endswith("(training/prepare.py)."), done.stderr

@@ -21,7 +21,9 @@ def fresh_state() -> None:
 def test_processes_that_would_each_train_alone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two single processes in one run folder overwrite each other's files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"WORLD_SIZE says that 2 processes .* not know of one another; start them as PROC"):
+    with pytest.raises(
+        ConfigError, match=r"WORLD_SIZE says that 2 processes .* not know of one another; start them as PROC"
+    ):
         accelerator_for(config_for(tmp_path, tmp_path))
     monkeypatch.delenv("WORLD_SIZE")
     assert accelerator_for(config_for(tmp_path, tmp_path)).num_processes == 1
