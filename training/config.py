@@ -1,6 +1,6 @@
 """The configuration of a recipe: typed defaults, a YAML file, `key=value` overrides (in that order)."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,14 +9,8 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.errors import UserError
-from model.network.weights_config import DTYPES
 from model.speed.imports import timm
-
-SPLITS = ("slides", "domains", "sources")
-"""What a fold is made of: some slides of every domain, or all of one domain, or all of one data set."""
-
-
-PRECISIONS = ("no", "bf16", "fp16", "auto")
+from training.config_ranges import check_ranges
 
 
 class ConfigError(UserError):
@@ -29,7 +23,7 @@ class DataConfig:
 
     Attributes:
         root: folder with `manifest.csv` and the crops.
-        about: for the model card: what tissue and scanners the crops are of, who labelled them, what was not seen.
+        about: for the model card, which counts the crops itself: what else is to be known of them.
         split: what is held out in turn (see `training.data.folds.assign_folds`): `slides`, `domains` or `sources`.
         folds: number of folds that the slides are spread over.
         shift_split: `domains` or `sources` fits further networks that hold these out; the calibration then stands on
@@ -39,7 +33,7 @@ class DataConfig:
     """
 
     root: str = MISSING
-    about: str = "Not described."
+    about: str = ""
     split: str = "slides"
     folds: int = 4
     shift_split: str = ""
@@ -80,6 +74,8 @@ class AdapterConfig:
         targets: which projections get one, of `training.network.adapters.TARGETS`.
         dora: decompose the weights into magnitude and direction.
         rslora: divide alpha by the root of the rank instead of the rank.
+        others: train what has no adapter in full, such as norms, depthwise kernels and the stem of a convolutional
+            network; otherwise the adapters and the head alone are trained.
     """
 
     rank: int = 0
@@ -88,6 +84,7 @@ class AdapterConfig:
     targets: list[str] = field(default_factory=lambda: ["q", "v"])
     dora: bool = False
     rslora: bool = False
+    others: bool = False
 
 
 @dataclass
@@ -194,6 +191,9 @@ class OptimisationConfig:
     accumulation: int = 1
 
 
+PARTS = (DataConfig, NetworkConfig, AdapterConfig, AugmentationConfig, LossConfig, OptimisationConfig)
+
+
 @dataclass
 class Config:
     """A recipe.
@@ -249,18 +249,14 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         ) from error
     if config.optimisation.precision == str(False):  # what YAML makes of an unquoted no
         config.optimisation.precision = "no"
-    if config.stored_dtype not in DTYPES:
-        raise ConfigError(f"stored_dtype is {config.stored_dtype}; choose among {', '.join(DTYPES)}.")
-    if config.optimisation.precision not in PRECISIONS:
+    try:
+        check_ranges(flat(config))
+    except ValueError as error:
+        raise ConfigError(f"{str(error).rstrip('.')}.") from error
+    if config.data.shift_split == config.data.split:
         raise ConfigError(
-            f"optimisation.precision is {config.optimisation.precision}; choose among {', '.join(PRECISIONS)}."
-        )
-    if config.data.split not in SPLITS:
-        raise ConfigError(f"data.split is {config.data.split}; choose among {', '.join(SPLITS)}.")
-    if config.data.shift_split not in ("", *SPLITS[1:]) or config.data.shift_split == config.data.split:
-        raise ConfigError(
-            f"data.shift_split is {config.data.shift_split}; leave it empty, or choose domains or sources, other than "
-            "data.split."
+            f"data.shift_split is {config.data.shift_split}, as data.split is; leave it empty, or choose the other of "
+            "domains and sources."
         )
     if not timm.is_model(config.network.backbone):
         raise ConfigError(f"timm has no architecture {config.network.backbone}; write one of its names.")
@@ -270,3 +266,12 @@ def load_config(path: Path, overrides: list[str]) -> Config:
 def to_yaml(config: Config) -> str:
     """The whole configuration, every default written out."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The values of a configuration by dotted key, such as `data.root`."""
+    values: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        inside = isinstance(getattr(config, name), PARTS)
+        values |= {f"{name}.{key}": inner for key, inner in value.items()} if inside else {name: value}
+    return values

@@ -1,85 +1,138 @@
 """A run's folder: whose it is, its log, and what an interrupted run finds there.
 
-RUN/config.yaml, data.sha256    what the run is of
+RUN/config.yaml                 the settings it was last started with, for people
 RUN/training.log                what it said; added to when it goes on
-RUN/SPLIT_FOLD/, RUN/final/     one fit each: checkpoint, TensorBoard log, logits of the crops held out
+RUN/augmented.png               some crops as training alters them, for people
+RUN/SPLIT_FOLD/, RUN/final/     one fit each: fit.json says of what; checkpoint, or what was fitted; TensorBoard log;
+                                logits of the crops held out
 RUN/held_out_SPLIT.csv          predictions of all crops (see `training.evaluation.held_out`)
+
+Only a fit that has a checkpoint binds the folder: a start that failed before, on whatever, can be corrected.
 """
 
 import hashlib
+import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
-from training.config import Config, ConfigError, to_yaml
+from training.config import Config, ConfigError, flat, to_yaml
 from training.data.crops import LabelledCrops, load_crops, without_duplicates
-from training.data.folds import splits_of
+from training.data.folds import few_of_each, splits_of
 from training.data.manifest import read_manifest
-from training.fitting.run import Run, accelerator_for
-from training.network.classifier import preprocessing_of
+from training.fitting.run import NOTE, Run, accelerator_for
+from training.network.classifier import check_network, preprocessing_of
 
 logger = logging.getLogger(__name__)
 
 LOG = "training.log"
 """What the first process of a run says, in the run's folder and beside the weights."""
 
+WITHOUT_EFFECT = frozenset(
+    {
+        *("name", "version", "output", "run", "stored_dtype"),
+        *("data.root", "data.about", "data.workers", "data.split", "data.shift_split"),
+        "optimisation.gradient_checkpointing",
+    }
+)
+"""Keys of the configuration that change no fit: a run goes on under other values of them."""
+
 
 @contextmanager
-def open_run(config: Config) -> Iterator[Run]:
-    """A recipe's run, after a look whether its folder is of the same recipe and crops; a log is written meanwhile.
+def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iterator[Run]:
+    """A recipe's run, after all that can be checked beforehand; a log is written meanwhile.
+
+    Args:
+        config: the recipe.
+        replace: replace weights that another run has left in the recipe's `output`.
+        smoke: for a dry run, whose folder is emptied first and which has a few crops of each kind.
 
     Raises:
         UserError: with a sentence for the user.
     """
     folder = Path(config.run)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made: {error.strerror}; give another run=DIR.") from error
+    begun = {} if smoke else notes(folder)
+    settings = identity(config)
+    for path, note in begun.items():
+        _refuse_others(path, {key: note.get(key) for key in settings}, settings)
+    if not (begun or replace or smoke) and any(Path(config.output).glob("config.json")):
+        raise ConfigError(
+            f"{config.output} holds the weights of another run; give another output=DIR, or --replace them."
+        )
     accelerator = accelerator_for(config)
-    note, text, otherwise = folder / "config.yaml", to_yaml(config), "another configuration"
-    refuse_another_run(note, text, otherwise)
+    check_network(config)
+    try:
+        if smoke and accelerator.is_main_process and folder.exists():
+            shutil.rmtree(folder)
+        accelerator.wait_for_everyone()
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be made ({error.strerror}); give another run or output.") from error
     with _logging_to(folder / LOG, accelerator):
         samples = read_manifest(Path(config.data.root))
+        if smoke:
+            samples = few_of_each(samples, config)
         crops = without_duplicates(load_crops(samples, preprocessing_of(config).largest_side))
-        splits_of(config, crops.samples)  # what cannot be split is refused before the folder is noted to be this run's
-        check_same_run(note, text, otherwise, accelerator)
-        check_same_run(folder / "data.sha256", fingerprint(crops), "other data", accelerator)
+        splits_of(config, crops.samples)  # what cannot be split is refused before anything is fitted
+        settings |= {"data": fingerprint(crops)}
+        for path, note in begun.items():
+            _refuse_others(path, note, settings)
+        if accelerator.is_main_process:
+            partial = folder / f"config.{os.getpid()}.partial"  # fits that start side by side each write theirs
+            partial.write_text(to_yaml(config), encoding="utf-8")
+            partial.replace(folder / "config.yaml")
         if config.loss.phases > 0:
             known = sum(bool(sample.phases) for sample in crops.samples)
             logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(crops))
-        yield Run(config, accelerator, crops, folder)
+        yield Run(config, accelerator, crops, folder, settings, smoke)
 
 
-def check_same_run(path: Path, text: str, otherwise: str, accelerator: Accelerator) -> None:
-    """Notes what a run is of, so that it is not gone on with for anything else.
+def identity(config: Config) -> dict[str, Any]:
+    """The values of a recipe that change a fit, by dotted key."""
+    return {key: value for key, value in flat(config).items() if key not in WITHOUT_EFFECT}
 
-    Args:
-        path: of the note, in the run's folder.
-        text: what is noted.
-        otherwise: what the run would be with, were it begun with another text.
-        accelerator: its first process writes.
+
+def notes(folder: Path) -> dict[Path, dict[str, Any]]:
+    """What the fits in a run's folder are of, by their folders.
 
     Raises:
-        ConfigError: another text is noted.
+        ConfigError: of a fit it is not known.
     """
-    refuse_another_run(path, text, otherwise)
-    known = path.is_file()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not known:
-        partial = path.with_suffix(f".{os.getpid()}.partial")  # fits that start side by side each write theirs
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+    found = {}
+    defaults = identity(Config())
+    for path in sorted({file.parent for kind in FIT_FILES for file in folder.glob(f"*/{kind}")}):
+        try:
+            note = json.loads((path / NOTE).read_text(encoding="utf-8"))
+            if not isinstance(note, dict):
+                raise ValueError("no object")
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} holds a fit, but its {NOTE}, which says of what, cannot be read ({error}); remove {path}, or "
+                "give another run=DIR."
+            ) from error
+        found[path] = defaults | note  # what a key does that came later is, by default, what was done before
+    return found
 
 
-def refuse_another_run(path: Path, text: str, otherwise: str) -> None:
-    """Raises as `check_same_run`, and notes nothing."""
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{path.parent} belongs to a run with {otherwise}; remove it, or give run=DIR.")
+FIT_FILES = (NOTE, "checkpoint.pt", "fitted.safetensors", "logits_*.npy")
+"""Of which a folder with a fit has at least one."""
+
+
+def _refuse_others(path: Path, note: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raises a ConfigError that names the first key in which a fit's note differs from a run's settings."""
+    for key in sorted({*note, *settings}):
+        was, is_ = note.get(key), settings.get(key)
+        if was == is_:
+            continue
+        what = "on other crops or labels" if key == "data" else f"with {key}={was} instead of {is_}"
+        raise ConfigError(f"{path} holds a fit {what}; go on with that, give another run=DIR, or remove {path.parent}.")
 
 
 def fingerprint(crops: LabelledCrops) -> str:

@@ -5,12 +5,14 @@ python -m training.train compact data.root=DIR optimisation.epochs=3
 """
 
 import argparse
+import dataclasses
 import json
 import logging
+import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,20 @@ from model.errors import UserError
 from model.network.calibration import Calibration
 from model.network.classifier import MitosisClassifier
 from training.config import Config, ConfigError, load_config, to_yaml
-from training.data.folds import splits_of
+from training.data.folds import Split, splits_of
+from training.data.overview import draw_augmented, fold_table
 from training.evaluation.calibration import fit_calibration
 from training.evaluation.held_out import read_predictions
 from training.evaluation.model_card import model_card
 from training.evaluation.scores import report_table
-from training.fitting.cross_validation import cross_validate, fit_name, fit_seed, hold_out
-from training.fitting.fit import fit_network
+from training.fitting.cross_validation import cross_validate, fit_seed, hold_out
+from training.fitting.fit import fit_network, logit_spread
 from training.fitting.predict import Inference
 from training.fitting.run import Run
+from training.network.classifier import preprocessing_of
 from training.network.cost import describe
 from training.run_folder import LOG, open_run
-from training.weights import merge_checked, save_adapter, save_checked, weights_config
+from training.weights import Adapter, merge_checked, save_checked, weights_config
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +45,20 @@ CONFIGS = Path(__file__).parent / "configs"
 FINAL = "final"
 """The fit to all crops, and its folder in the run folder."""
 
+LARGEST_SPREAD_RATIO = 1.3
+"""Of the final network's logits to the folds', either way, before that is said."""
 
-def train(config: Config) -> dict[str, Any]:
+LATER = 5
+"""Seconds that further processes wait with a sentence which may be the first one's."""
+
+
+def train(config: Config, replace: bool = False, smoke: bool = False) -> dict[str, Any]:
     """Runs a recipe and writes its weights folder; what an interrupted run finished is not done again.
+
+    Args:
+        config: the recipe.
+        replace: replace weights that another run has left in the recipe's `output`.
+        smoke: a dry run, see `smoke_config`.
 
     Returns:
         The metrics as written beside the weights.
@@ -51,61 +66,92 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         UserError: with a sentence for the user.
     """
-    with open_run(config) as run:
-        metrics, calibration = _hold_out_all(run)
-        network = _fit_final(run)
+    with open_run(config, replace, smoke) as run:
+        splits = splits_of(config, run.crops.samples)
+        _show_data(run, splits)
+        tables = [cross_validate(run, split) for split in splits]
+        metrics = _report(config, tables)
+        calibration = _calibrate_on_all(tables)
+        network = fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL))
+        metrics["logit_spread"] = _compare_spreads(run, [fit.name for split in splits for fit in split.fits])
         _write(run, network, metrics, calibration)
         if run.accelerator.is_main_process:
             shutil.copyfile(run.folder / LOG, Path(config.output) / LOG)
     return metrics
 
 
-def train_only(config: Config, name: str) -> None:
+def smoke_config(config: Config) -> Config:
+    """A recipe as a dry run: all that it does, but one epoch on a few crops, in a run folder and an output beside."""
+    run = f"{config.run}-smoke"
+    optimisation = dataclasses.replace(config.optimisation, epochs=1)
+    return dataclasses.replace(
+        config, name=f"{config.name}-smoke", run=run, output=f"{run}/weights", optimisation=optimisation
+    )
+
+
+def train_only(config: Config, name: str, replace: bool = False) -> None:
     """One fit of a recipe; `train` on the same run folder finds it done. So fits can run side by side.
 
     Args:
         config: the recipe.
         name: of the fit and of its folder in the run folder: a split and a fold, such as `slides_0`, or `final`.
+        replace: as for `train`.
 
     Raises:
         UserError: with a sentence for the user.
     """
-    with open_run(config) as run:
-        fits = {
-            fit_name(split, fold): (split, folds, fold)
-            for split, folds in _splits(run).items()
-            for fold in range(folds.max() + 1)
-        }
+    with open_run(config, replace) as run:
+        fits = {fit.name: fit for split in splits_of(config, run.crops.samples) for fit in split.all_fits}
         if name in fits:
-            hold_out(run, *fits[name])
+            hold_out(run, fits[name])
         elif name == FINAL:
-            _fit_final(run)
+            fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL))
         else:
             raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*fits, FINAL])}.")
 
 
-def _splits(run: Run) -> dict[str, np.ndarray]:
-    """The splits to predict held-out crops of, and the fold (N,) that each crop is held out in, for each of them."""
-    return splits_of(run.config, run.crops.samples)
+def _show_data(run: Run, splits: Sequence[Split]) -> None:
+    """Says what each fold holds, and draws some crops as training alters them."""
+    if run.accelerator.is_main_process:
+        for split in splits:
+            logger.info("Crops held out in each fold of %s:\n%s", split.name, fold_table(split, run.crops.samples))
+        page = run.folder / "augmented.png"
+        draw_augmented(page, run.crops, run.config, preprocessing_of(run.config))
+        logger.info("What training alters crops to: %s", page)
 
 
-def _hold_out_all(run: Run) -> tuple[dict[str, Any], Calibration]:
-    """Figures on crops that were held out, and the calibration fitted on all predictions of them."""
-    config = run.config
-    tables = [cross_validate(run, split, folds) for split, folds in _splits(run).items()]
+def _report(config: Config, tables: Sequence[Path]) -> dict[str, Any]:
+    """Figures on crops that were held out."""
     metrics = report_table(tables[0], config.seed, *tables[1:])
     if len(tables) > 1:
-        metrics[f"held_out_{config.data.shift_split}"] = report_table(tables[1], config.seed, tables[0])
+        metrics[f"held_out_{config.data.shift_split}"] = report_table(tables[1], config.seed)
+    logger.info("Held out: %s", json.dumps(metrics["overall"]))
+    return metrics
+
+
+def _calibrate_on_all(tables: Sequence[Path]) -> Calibration:
+    """The calibration fitted on all predictions of crops that were held out."""
     held_out = [read_predictions(table) for table in tables]
     logits, labels = (np.concatenate([getattr(t, name) for t in held_out]) for name in ("logits", "labels"))
-    calibration = fit_calibration(logits, labels)
-    logger.info("Held out: %s", json.dumps(metrics["overall"]))
-    return metrics, calibration
+    return fit_calibration(logits, labels)
 
 
-def _fit_final(run: Run) -> MitosisClassifier:
-    """The network fitted to all crops; adapters are not merged yet."""
-    return fit_network(run, run.crops, FINAL, fit_seed(run.config.seed, FINAL))
+def _compare_spreads(run: Run, folds: Sequence[str]) -> dict[str, Any]:
+    """How far the final network's logits spread beside those of the folds' networks, which the calibration is from.
+
+    Each network is asked for crops that it was fitted to. Where the final one's logits spread otherwise, the
+    calibration fits it less well, which is said.
+    """
+    spreads = [logit_spread(run, name) for name in folds]
+    final = logit_spread(run, FINAL)
+    ratio = final / max(float(np.mean(spreads)), 1e-12)
+    if not 1 / LARGEST_SPREAD_RATIO <= ratio <= LARGEST_SPREAD_RATIO:
+        logger.warning(
+            "The final network's logits spread %.2f times as far as those of the networks that the calibration was "
+            "fitted on: P(atypical) and the operating point are less sure than the figures say.",
+            ratio,
+        )
+    return {"folds": [round(spread, 4) for spread in spreads], "final": round(final, 4), "ratio": round(ratio, 3)}
 
 
 def _write(run: Run, network: MitosisClassifier, metrics: dict[str, Any], calibration: Calibration) -> None:
@@ -113,16 +159,20 @@ def _write(run: Run, network: MitosisClassifier, metrics: dict[str, Any], calibr
     config, accelerator, crops = run.config, run.accelerator, run.crops.crops
     output = Path(config.output)
     weights = weights_config(config, calibration, metrics)
-    anywhere = replace(config, data=replace(config.data, root=MISSING))  # the weights travel, the folder does not
-    texts = {"training.yaml": to_yaml(anywhere), "README.md": model_card(config, metrics, calibration)}
-    if config.adapter.rank > 0:
-        if accelerator.is_main_process:
-            save_adapter(output.with_name(f"{output.name}-adapter"), network, weights, texts)
+    anywhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=MISSING))  # weights travel
+    texts = {
+        "training.yaml": to_yaml(anywhere),
+        "README.md": model_card(config, metrics, calibration, run.crops.samples),
+    }
+    adapter = Adapter.of(network, weights, texts) if config.adapter.rank > 0 else None
+    if adapter is not None:
         network = merge_checked(network, crops, Inference(accelerator, weights.preprocessing))
     metrics["stored"] = save_checked(output, network, weights, crops, accelerator)
     if accelerator.is_main_process:
         for name, text in (texts | {"metrics.json": json.dumps(metrics, indent=2) + "\n"}).items():
             (output / name).write_text(text, encoding="utf-8")
+        if adapter is not None:
+            adapter.save(output.with_name(f"{output.name}-adapter"))
     logger.info("Wrote %s.", output)
 
 
@@ -136,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", help=f"one of {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
     parser.add_argument("--only", metavar="FIT", help="run one fit, such as slides_0 or final, beside others; and stop")
+    parser.add_argument("--smoke", action="store_true", help="dry run: everything once, on a few crops, and stop")
+    parser.add_argument("--replace", action="store_true", help="replace the weights that another run left in output")
     parser.add_argument("--describe", action="store_true", help="print what the recipe costs as JSON, and stop")
     parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -144,11 +196,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if parsed.describe:
             print(json.dumps(describe(load_config(path, ["data.root=.", *parsed.overrides])), indent=2))
         elif parsed.only is not None:
-            train_only(load_config(path, parsed.overrides), parsed.only)
+            train_only(load_config(path, parsed.overrides), parsed.only, parsed.replace)
+        elif parsed.smoke:
+            train(smoke_config(load_config(path, parsed.overrides)), smoke=True)
+            logger.info("The dry run came to its end; its figures and weights are of networks that learnt nothing.")
         else:
-            train(load_config(path, parsed.overrides))
+            train(load_config(path, parsed.overrides), parsed.replace)
     except UserError as error:
+        if (rank := int(os.environ.get("RANK", "0"))) > 0:
+            time.sleep(LATER)  # what the first process says as well, it says alone: this one is ended with it
+            sys.exit(f"Process {rank}: {error}")
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on after the last whole epoch.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 
 
 launcher=()
 if ((${PROCESSES:-1} > 1 || ${MACHINES:-1} > 1)); then
-    launcher=(-m torch.distributed.run --nproc-per-node "${PROCESSES:-1}" --nnodes "${MACHINES:-1}")
+    # With several processes each would take all cores; the launcher's own default, with a warning, is one.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    launcher=(-m training.launch --nproc-per-node "${PROCESSES:-1}" --nnodes "${MACHINES:-1}")
     if ((${MACHINES:-1} > 1)); then
         launcher+=(--rdzv-backend c10d --rdzv-endpoint "$MAIN_MACHINE" --rdzv-id "${RUN_ID:-atypical-mitosis}")
     else

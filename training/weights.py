@@ -7,11 +7,12 @@ WEIGHTS/../NAME-adapter/    config.json, adapter.safetensors and the same texts:
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
@@ -77,25 +78,40 @@ def merge_checked(network: MitosisClassifier, crops: Sequence[np.ndarray], infer
     return merged
 
 
-def save_adapter(folder: Path, network: MitosisClassifier, config: WeightsConfig, texts: dict[str, str]) -> None:
-    """Writes adapters and head alone, with all that `training.merge` needs besides the backbone.
+@dataclass(frozen=True)
+class Adapter:
+    """Adapters and head alone, with all that `training.merge` needs besides the backbone.
 
-    Args:
-        folder: replaced as a whole.
-        network: adapted, not merged yet.
-        config: what config.json says of the merged network.
+    Attributes:
+        tensors: of `training.network.adapters.adapter_tensors`.
+        config: what config.json says of the merged network, and the backbone's SHA-256.
         texts: further files, training.yaml among them.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(adapter_tensors(network), partial / ADAPTER_FILE)
-    about = config.training | {"backbone_sha256": backbone_sha256(network)}
-    weights.write_config(partial, replace(config, sha256=file_sha256(partial / ADAPTER_FILE), training=about))
-    for name, text in texts.items():
-        (partial / name).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+
+    tensors: dict[str, torch.Tensor]
+    config: WeightsConfig
+    texts: dict[str, str]
+
+    @classmethod
+    def of(cls, network: MitosisClassifier, config: WeightsConfig, texts: dict[str, str]) -> Self:
+        """That of an adapted network before its merge, which ends the adapters."""
+        about = config.training | {"backbone_sha256": backbone_sha256(network)}
+        tensors = {name: tensor.clone() for name, tensor in adapter_tensors(network).items()}
+        return cls(tensors, replace(config, training=about), texts)
+
+    def save(self, folder: Path) -> None:
+        """Writes the folder, replaced as a whole."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        path = partial / ADAPTER_FILE
+        save_file(self.tensors, path)
+        path.chmod(0o644)  # safetensors writes for the owner alone
+        weights.write_config(partial, replace(self.config, sha256=file_sha256(path)))
+        for name, text in self.texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
 
 
 def save_checked(

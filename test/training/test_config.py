@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from training.config import Config, ConfigError, load_config, to_yaml
+from training.config import Config, ConfigError, flat, load_config, to_yaml
+from training.config_ranges import RANGES
+from training.network.classifier import check_network
 from training.train import CONFIGS
 
 COMPACT = CONFIGS / "compact.yaml"
@@ -46,13 +48,57 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("data.shift_split=slides", r"data\.shift_split is slides; leave it empty"),
+        ("data.shift_split=slides", r"data\.shift_split is 'slides'; choose among '' \(none\), domains, sources"),
+        ("data.split=sources", r"data\.shift_split is sources, as data\.split is; leave it empty"),
         ("optimisation.precision=fp32", "choose among no, bf16, fp16, auto"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_at_once(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load_config(COMPACT, ["data.root=crops", override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=-1", "seed=4294967296", "optimisation.batch_size=0", "optimisation.epochs=0", "data.folds=1"),
+        *("network.scales=[]", "network.mean=[0.5]", "network.std=[0.5,0.5,0]", "network.scales=[0]"),
+        *("network.mean=[0.5,.nan,0.5]", "augmentation.jpeg=200", "augmentation.brightness=1", "augmentation.mixed=-1"),
+        *("optimisation.learning_rate=0", "optimisation.learning_rate=.inf", "optimisation.average_decay=1"),
+        *("optimisation.warmup=1.5", "adapter.rank=-1", "adapter.dropout=1", "loss.gamma=-1", "data.workers=-1"),
+        *("network.input_size=0", "network.field_of_view=99999", "name=''", "output=' '", 'run="a\\nb"'),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_by_its_key(override: str) -> None:
+    key = override.split("=")[0].replace(".", r"\.")
+    with pytest.raises(ConfigError, match=rf"^{key} (must be|is) .*\.$"):
+        load_config(COMPACT, ["data.root=crops", override])
+
+
+def test_every_number_and_every_text_has_a_range() -> None:
+    values = flat(load_config(COMPACT, ["data.root=crops"]))
+    free = {"data.about", "network.pretrained", "network.backbone_args", "adapter.targets"}
+    assert {key for key, value in values.items() if not isinstance(value, bool)} - free == RANGES.keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["network.backbone=vit_tiny_patch16_224", "network.pooling=token", "network.input_size=50"], "50"),
+        (["network.backbone_args={depht: 2}"], "depht"),
+        (["network.pooling=token"], "token"),
+    ],
+    ids=str,
+)
+def test_a_network_that_refuses_its_settings_is_refused_by_them(overrides: list[str], reason: str) -> None:
+    config = load_config(COMPACT, ["data.root=crops", *overrides])
+    with pytest.raises(ConfigError, match=rf"^\S+ does not work with network\.input_size=.*{reason}.*; change one"):
+        check_network(config)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_s_network_works(path: Path) -> None:
+    check_network(load_config(path, ["data.root=crops"]))
 
 
 @pytest.mark.parametrize("written", ["no", "false", "'no'"])

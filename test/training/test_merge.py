@@ -26,7 +26,7 @@ from training.network.adapters import add_adapters, merge_adapters
 from training.network.classifier import build_network
 from training.network.pretrained import load_pretrained
 from training.train import CONFIGS, train
-from training.weights import ADAPTER_FILE, merge_checked, save_adapter, save_checked
+from training.weights import ADAPTER_FILE, Adapter, merge_checked, save_checked
 
 BACKBONE = "vit_tiny_patch16_dinov3_qkvb"
 
@@ -66,7 +66,7 @@ def adapted_run(folder: Path, seed: int = 0) -> tuple[Path, Path, Config]:
         sha256="",
     )
     adapter = folder / "adapter"
-    save_adapter(adapter, network, weights, {"training.yaml": to_yaml(config), "README.md": "card"})
+    Adapter.of(network, weights, {"training.yaml": to_yaml(config), "README.md": "card"}).save(adapter)
     return backbone, adapter, config
 
 

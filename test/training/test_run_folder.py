@@ -1,5 +1,6 @@
 """Whose a run's folder is, and its log."""
 
+import json
 import logging
 import re
 import shutil
@@ -8,29 +9,114 @@ from pathlib import Path
 import pytest
 from helpers import config_for
 
-from training.config import ConfigError
+from model.errors import UserError
+from training.config import Config, ConfigError
+from training.fitting.run import note_fit
 from training.run_folder import open_run
 from training.train import train
 
 
-def test_a_run_folder_of_another_configuration_is_refused(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("seed: 5\n")
-    with pytest.raises(ConfigError, match="belongs to a run with another configuration"):
+def begin_a_fit(config: Config) -> Path:
+    """A run with a fit that has got as far as its note; returns the fit's folder."""
+    with open_run(config) as run:
+        folder = run.folder / "slides_0"
+        folder.mkdir()
+        note_fit(folder, run.identity)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("seed=5", "with seed=0 instead of 5"),
+        ("network.scales=[1.0,0.8]", r"with network\.scales=\[1\.0\] instead of \[1\.0, 0\.8\]"),
+        ("augmentation.blur=1", r"with augmentation\.blur=1\.2 instead of 1\.0"),
+    ],
+)
+def test_a_run_with_a_fit_of_another_recipe_is_refused_by_the_key(
+    data: Path, tmp_path: Path, override: str, sentence: str
+) -> None:
+    fit = begin_a_fit(config_for(data, tmp_path))
+    with pytest.raises(ConfigError, match=rf"slides_0 holds a fit {sentence}; go on with that, give another run=DIR"):
+        train(config_for(data, tmp_path, override))
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.yaml", "slides_0", "training.log"]
+    (fit / "fit.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"slides_0 holds a fit, but its fit\.json.* cannot be read .*; remove"):
         train(config_for(data, tmp_path))
-    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
-    with pytest.raises(ConfigError, match=r"config\.yaml.* cannot be made: .*; give another run=DIR"):
-        train(config_for(data, tmp_path / "run" / "config.yaml"))
+    (fit / "fit.json").rename(fit / "checkpoint.pt")
+    with pytest.raises(ConfigError, match=r"slides_0 holds a fit, but its fit\.json.* cannot be read .*; remove"):
+        train(config_for(data, tmp_path))
+
+
+def test_what_changes_no_fit_bars_no_run_from_going_on(data: Path, tmp_path: Path) -> None:
+    begin_a_fit(config_for(data, tmp_path))
+    moved = Path(shutil.copytree(data, tmp_path / "moved"))
+    changes = [
+        "data.workers=1",
+        f"output={tmp_path / 'elsewhere'}",
+        "version=7",
+        "optimisation.gradient_checkpointing=1",
+    ]
+    with open_run(config_for(moved, tmp_path, *changes)) as run:
+        assert run.config.data.root == str(moved)
+
+
+def test_a_note_from_before_a_key_was_there_is_of_its_default(data: Path, tmp_path: Path) -> None:
+    fit = begin_a_fit(config_for(data, tmp_path))
+    note = json.loads((fit / "fit.json").read_text())
+    del note["adapter.others"]
+    (fit / "fit.json").write_text(json.dumps(note))
+    with open_run(config_for(data, tmp_path)):
+        pass
+    with pytest.raises(ConfigError, match=r"with adapter\.others=False instead of True"):
+        train(config_for(data, tmp_path, "adapter.others=true"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("network.backbone_args={depht: 2}", "does not work with"),
+        ("data.root=/nowhere", "cannot be read"),
+        ("network.pretrained=file:/nowhere.pth", "no file /nowhere.pth"),
+        ("data.folds=99", "cannot be split into 99 folds"),
+    ],
+)
+def test_a_start_that_failed_does_not_bind_the_run_s_folder(
+    data: Path, tmp_path: Path, wrong: str, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(config_for(data, tmp_path, wrong))
+    with open_run(config_for(data, tmp_path)):
+        pass
+
+
+def test_folders_that_cannot_be_made_are_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file.* cannot be made \(.*\); give another run or output"):
+        train(config_for(data, tmp_path / "file"))
+
+
+def test_weights_of_another_run_are_replaced_only_when_that_is_asked_for(data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("of another run")
+    with pytest.raises(ConfigError, match=r"weights holds the weights of another run; give another output=DIR, or --r"):
+        train(config_for(data, tmp_path))
+    assert not (tmp_path / "run").exists()
+    with open_run(config_for(data, tmp_path), replace=True):
+        pass
+    begin_a_fit(config_for(data, tmp_path, f"output={tmp_path / 'elsewhere'}"))
+    with open_run(config_for(data, tmp_path)):
+        """Going on, it has been asked for before."""
 
 
 def test_a_run_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
     """Corrected labels must not meet what was computed with the old ones."""
     copied = Path(shutil.copytree(data, tmp_path / "data"))
-    with open_run(config_for(copied, tmp_path)):
-        pass
+    begin_a_fit(config_for(copied, tmp_path))
     manifest = (copied / "manifest.csv").read_text()
     (copied / "manifest.csv").write_text(manifest.replace("1.png,normal", "1.png,atypical", 1))
-    with pytest.raises(ConfigError, match="belongs to a run with other data"):
+    with pytest.raises(ConfigError, match="slides_0 holds a fit on other crops or labels; go on"):
         train(config_for(copied, tmp_path))
 
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ OVERRIDES = [
     "network.dropout=0",
     "network.input_size=32",
     "data.folds=2",
+    "data.shift_split=''",
     "data.workers=0",
     "optimisation.epochs=3",
     "optimisation.batch_size=8",
@@ -27,18 +27,19 @@ OVERRIDES = [
     "stored_dtype=float32",
     "loss.phases=0.3",
 ]
+NEEDS_ENVIRONMENT = pytest.mark.skipif(
+    not (REPOSITORY / ".venv" / "training-requirements.done").is_file(), reason="needs .venv of `make train-env`"
+)
+
 TOLERANCE = 1e-4
 """Relative; sums of gradients are in another order."""
 
 
-def losses(data: Path, folder: Path, processes: int) -> list[float]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    done = subprocess.run(
+def train(data: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As a user starts it."""
+    return subprocess.run(
         [
-            sys.executable,
-            *launcher,
-            "-m",
-            "training.train",
+            "training/train.sh",
             "compact",
             f"data.root={data}",
             f"run={folder / 'run'}",
@@ -49,8 +50,12 @@ def losses(data: Path, folder: Path, processes: int) -> list[float]:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
+
+
+def losses(data: Path, folder: Path, processes: int) -> list[float]:
+    done = train(data, folder, PROCESSES=str(processes))
     assert done.returncode == 0, done.stderr
     assert (folder / "weights" / "model.safetensors").is_file()
     for said in (done.stderr, (folder / "weights" / "training.log").read_text(encoding="utf-8")):
@@ -64,7 +69,17 @@ def losses(data: Path, folder: Path, processes: int) -> list[float]:
 
 
 @pytest.mark.slow
+@NEEDS_ENVIRONMENT
 def test_two_processes_give_the_loss_curve_of_one(data: Path, tmp_path: Path) -> None:
     one, two = (losses(data, tmp_path / str(count), count) for count in (1, 2))
     assert len(one) == 9 and one[2] < one[0]
     assert two == pytest.approx(one, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@NEEDS_ENVIRONMENT
+def test_several_processes_say_one_sentence_and_no_traceback(tmp_path: Path) -> None:
+    done = train(tmp_path / "nowhere", tmp_path, PROCESSES="2")
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if "OMP_NUM_THREADS" not in line]
+    assert len(said) == 1 and said[0].endswith("(training/prepare.py)."), done.stderr

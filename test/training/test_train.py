@@ -8,11 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import config_for, recipe
+from helpers import REPOSITORY, config_for, recipe
 
+from model.errors import WeightsError
 from model.network import weights as weights_folder
+from model.network.calibration import Calibration
 from model.predictor import Predictor
 from training.config import load_config
+from training.data.sample import Sample
+from training.evaluation.model_card import model_card
 from training.fitting import fit as fit_module
 from training.train import main, train, train_only
 
@@ -129,6 +133,80 @@ def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(fit_module, "train_epoch", None)
     train(config)
     assert weights_folder.read_config(tmp_path / "weights") == expected
+
+
+@pytest.mark.slow
+def test_a_dry_run_goes_through_everything_beside_the_run_s_folder(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also twice, and where a network that has learnt nothing could not be calibrated."""
+    caplog.set_level(logging.INFO)
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    manifest = (copied / "manifest.csv").read_text().splitlines()
+    manifest[1:49] = [line.replace("MIDOG21", "TUPAC16").replace(".tiff", "t.tiff") for line in manifest[1:49]]
+    (copied / "manifest.csv").write_text("\n".join(manifest))
+    options = ["data.shift_split=sources", "adapter.rank=4", "adapter.targets=[pointwise]"]
+    for _ in range(2):
+        main(["compact", *recipe(copied, tmp_path, *options), "--smoke"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run-smoke"]
+        made = {path.name for path in (tmp_path / "run-smoke").iterdir()}
+        assert {"weights", "weights-adapter", "augmented.png", "sources_1_calibration", "final"} <= made
+        weights_folder.load(tmp_path / "run-smoke" / "weights")
+    epochs = [record.getMessage() for record in caplog.records if "loss/train" in record.getMessage()]
+    assert len(epochs) == 2 * 7 and all("epoch 1/1" in epoch for epoch in epochs)
+    assert "fold 0  fold 1" in caplog.text
+
+
+def test_an_interruption_is_a_sentence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "train_epoch", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["compact", *recipe(data, tmp_path)])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Interrupted; the same command goes on")
+
+
+def test_what_a_merge_spoils_leaves_the_earlier_adapter(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter's folder is replaced with the weights, after both were checked."""
+    options = ["adapter.rank=4", "adapter.targets=[pointwise]", "optimisation.epochs=1", "data.folds=2"]
+    earlier = tmp_path / "weights-adapter"
+    earlier.mkdir(parents=True)
+    (earlier / "adapter.safetensors").write_text("earlier")
+    monkeypatch.setattr("training.train.fit_calibration", lambda *_: Calibration())
+    monkeypatch.setattr("training.evaluation.calibration.fit_calibration", lambda *_: Calibration())
+    with monkeypatch.context() as patch:
+        patch.setattr("training.weights.LARGEST_LOGIT_CHANGE", -1)
+        with pytest.raises(WeightsError, match="Merging the adapters moves a logit"):
+            train(config_for(data, tmp_path, *options))
+    assert (earlier / "adapter.safetensors").read_text() == "earlier" and not (tmp_path / "weights").exists()
+    train(config_for(data, tmp_path, *options))
+    assert (earlier / "adapter.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_model_card_is_of_the_data_that_was_trained_on(data: Path, tmp_path: Path) -> None:
+    config = load_config(REPOSITORY / "training" / "configs" / "compact.yaml", [f"data.root={data}"])
+    samples = [
+        Sample(Path("a.png"), 1, "canine lymphoma, scanner", "s1", "Lab", 0.75),
+        *(Sample(Path(f"{i}.png"), 0, "canine lymphoma, scanner", "s2", "Lab") for i in range(3)),
+    ]
+    figures = {"value": 0.9, "interval_95": [0.8, 1.0]}
+    domain = {"crops": 4} | dict.fromkeys(("roc_auc", "balanced_accuracy", "sensitivity", "specificity"), 0.9)
+    metrics = {
+        **{"crops": 4, "atypical": 1, "slides": 2, "overall": {"roc_auc": figures}, "reliability": []},
+        **{"domains": {"x": domain}, "shifted": {"roc_auc": figures, "balanced_accuracy": figures}},
+        **{"expected_calibration_error": 0.1, "roc_auc_within_folds": [0.91, None], "calibrated_on": "other folds"},
+        "logit_spread": {"ratio": 1.5},
+    }
+    card = " ".join(model_card(config, metrics, Calibration(), samples).split())
+    assert "| Lab | canine lymphoma, scanner | 2 | 3 | 1 |" in card and "who disagree on 25% of the crops" in card
+    assert "reast" not in card and "AMi-Br" not in card
+    assert "0.910, not known" in card and "spread 1.50 times as far" in card
 
 
 def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
-"""Which crops are held out together."""
+"""Which crops are held out together, and the fits that this takes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -9,12 +11,51 @@ from training.config import Config, ConfigError
 from training.data.sample import DataError, Sample
 
 
-def splits_of(config: Config, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """The fold in which each sample is held out, (N,) int, in each of the splits that a recipe asks for.
+@dataclass(frozen=True)
+class HoldOut:
+    """One fit without a part of the N samples, which it predicts.
+
+    Attributes:
+        name: of the fit, such as `slides_0`.
+        training: (N,) bool, what it is fitted to.
+        held_out: (N,) bool, what it predicts; no slide is in both.
+    """
+
+    name: str
+    training: np.ndarray
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class Split:
+    """A way of holding out every sample once.
+
+    Attributes:
+        name: `slides`, `domains` or `sources`.
+        folds: (N,) int, in which fold each sample is held out.
+        fits: one for each fold.
+        calibrating: where whole domains or sources are held out, one more fit for each fold: its training and its
+            held-out samples are both of the fold's training side, so that the fold can be calibrated by what never saw
+            it. Empty for `slides`.
+    """
+
+    name: str
+    folds: np.ndarray
+    fits: list[HoldOut]
+    calibrating: list[HoldOut] = field(default_factory=list)
+
+    @property
+    def all_fits(self) -> list[HoldOut]:
+        """In the order in which they are done."""
+        return [*self.fits, *self.calibrating]
+
+
+def splits_of(config: Config, samples: Sequence[Sample]) -> list[Split]:
+    """The splits that a recipe asks for: `data.split` and, where that is not empty, `data.shift_split`.
 
     Raises:
         ConfigError: the samples are of fewer than two of the sources or domains that `data.shift_split` holds out.
-        DataError: as `assign_folds`.
+        DataError: as `make_split`.
     """
     data = config.data
     splits = [data.split]
@@ -27,7 +68,44 @@ def splits_of(config: Config, samples: Sequence[Sample]) -> dict[str, np.ndarray
                 "or more data."
             )
         splits.append(data.shift_split)
-    return {split: assign_folds(samples, split, data.folds, config.seed) for split in splits}
+    return [make_split(samples, split, data.folds, config.seed) for split in splits]
+
+
+def make_split(samples: Sequence[Sample], split: str, folds: int, seed: int) -> Split:
+    """Folds and fits of a split; see `assign_folds`, whose arguments and errors these are.
+
+    Where whole domains or sources are held out, the rest of them must be large enough for `folds` folds of slides, of
+    which the first serves the calibration.
+    """
+    fold_of = assign_folds(samples, split, folds, seed)
+    fits, calibrating = [], []
+    for fold in range(fold_of.max() + 1):
+        held_out = fold_of == fold
+        fits.append(HoldOut(f"{split}_{fold}", ~held_out, held_out))
+        if split != "slides":
+            rest = np.flatnonzero(~held_out)
+            inner = np.full(len(samples), -1)
+            inner[rest] = assign_folds([samples[i] for i in rest.tolist()], "slides", folds, seed)
+            calibrating.append(HoldOut(f"{split}_{fold}_calibration", inner > 0, inner == 0))
+    return Split(split, fold_of, fits, calibrating)
+
+
+def few_of_each(samples: Sequence[Sample], config: Config) -> list[Sample]:
+    """Some samples of each source, domain and class, of as many slides as there are: enough for a dry run.
+
+    Every fold gets some, and every fit two batches or more.
+    """
+    kinds: dict[tuple[str, str, int], dict[str, list[Sample]]] = {}
+    for sample in samples:
+        slides = kinds.setdefault((sample.source, sample.domain, sample.label), {})
+        slides.setdefault(sample.group, []).append(sample)
+    batches = 4 * config.optimisation.batch_size * config.optimisation.accumulation
+    wanted = max(3 * config.data.folds, -(-batches // max(1, len(kinds))))
+    chosen: list[Sample] = []
+    for slides in kinds.values():
+        in_turn = [sample for row in zip_longest(*slides.values()) for sample in row if sample is not None]
+        chosen += in_turn[:wanted]
+    return chosen
 
 
 def assign_folds(samples: Sequence[Sample], split: str, folds: int, seed: int) -> np.ndarray:

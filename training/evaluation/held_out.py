@@ -1,11 +1,14 @@
 """The table of held-out predictions, `held_out_SPLIT.csv` of a run's folder.
 
 It has a row for each crop: file, label, domain, group, fold, logit, shifted_logit.
+
+`calibration_SPLIT.csv` beside it, where there is one, has the same columns: crops of the training side of each fold,
+predicted by a network that saw neither them nor the fold's held-out crops. On them the fold is calibrated.
 """
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,8 @@ class Predictions:
         folds: (N,) in which each was held out.
         groups: (N,) slides.
         domains: (N,).
+        calibrating: predictions to calibrate each fold on, whose `folds` are the folds that they are for; without them
+            a fold is calibrated on the other folds' predictions, by networks that it was trained on.
     """
 
     labels: np.ndarray
@@ -36,6 +41,7 @@ class Predictions:
     folds: np.ndarray
     groups: np.ndarray
     domains: np.ndarray
+    calibrating: "Predictions | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,6 +50,11 @@ class Predictions:
 def table_path(run: Path, split: str) -> Path:
     """Where the table of a split is in a run's folder."""
     return run / f"held_out_{split}.csv"
+
+
+def calibration_path(table: Path) -> Path:
+    """Where the table for the calibrations of a table is."""
+    return table.with_name("calibration_" + table.name.removeprefix("held_out_"))
 
 
 def find_tables(run: Path) -> list[Path]:
@@ -71,11 +82,22 @@ def write_predictions(path: Path, samples: Sequence[Sample], folds: np.ndarray, 
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads the table.
+    """Reads the table, and the one for its calibrations where there is one beside it.
 
     Raises:
         DataError: it is missing, or is no such table.
     """
+    predictions = _read(path)
+    calibration = calibration_path(path)
+    if calibration == path or not calibration.is_file():
+        return predictions
+    calibrating = _read(calibration)
+    if missing := set(predictions.folds.tolist()) - set(calibrating.folds.tolist()):
+        raise DataError(f"{calibration} has no rows for fold {min(missing)} of {path.name}; copy both of one run.")
+    return replace(predictions, calibrating=calibrating)
+
+
+def _read(path: Path) -> Predictions:
     rows = read_table(path, "a training run writes held_out_SPLIT.csv into its run folder")
     missing = [column for column in COLUMNS if not rows or rows[0].get(column) is None]
     if missing:

@@ -1,9 +1,11 @@
 """The model card of a weights folder."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from model.network.calibration import Calibration
 from training.config import Config
+from training.data.sample import Sample
 from training.evaluation.scores import RESAMPLES
 from training.network.classifier import preprocessing_of
 
@@ -20,19 +22,24 @@ atypical from normal. It does not find mitotic figures and does not tell them fr
 device and must not decide about a patient.**
 
 ## Data
-{about}
+{about}{crops} crops ({atypical} atypical) of {slides} slides, each seen by the network in training:
 
-{crops} crops ({atypical} atypical) of {slides} slides, listed by domain below, each seen by the network in training.
-Seed {seed}; every setting is in `training.yaml`.
+| source | domain | slides | normal | atypical |
+|---|---|---|---|---|
+{data}
+
+{votes} Seed {seed}; every setting is in `training.yaml`.
 
 ## Figures
-Measured on slides that the measured network was not trained on ({split}; calibration fitted on the
-crops of the other folds; eight views; 95 % intervals over {resamples} resamplings of slides). The stored network is a
-further fit on all crops, for which no crop is left to measure on.
+Measured on slides that the measured network was not trained on ({split}; calibration fitted on crops of the
+{calibrated_on}; eight views; 95 % intervals over {resamples} resamplings of slides). The stored network is a further
+fit on all crops, for which no crop is left to measure on.{spread}
 
 | figure | value | 95 % interval |
 |---|---|---|
 {overall}
+
+ROC AUC within each fold, whose crops one network predicted: {within}.
 
 Expected calibration error at equal prevalence: {ece:.3f}; bin by bin:
 
@@ -54,7 +61,8 @@ equal prevalence of the classes; where atypical figures are rarer, as they are, 
 
 
 PROXIES = """## Proxies for slides from elsewhere
-The same crops, measured where it is harder; calibration again from other crops, never from changed ones.
+The same crops, measured where it is harder. Calibration is never from changed crops, and that of a data set or domain
+held out is from crops of the others, by networks that did not see it either.
 
 | predictions | ROC AUC | 95 % interval | balanced accuracy | 95 % interval |
 |---|---|---|---|---|
@@ -65,13 +73,14 @@ The synthetic shift changes stain, colour, sharpness, noise and compression furt
 """
 
 
-def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration) -> str:
+def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration, samples: Sequence[Sample]) -> str:
     """The card's text.
 
     Args:
         config: the recipe.
         metrics: of `training.evaluation.scores.report_table`, with the shift split's own where there is one.
         calibration: the one stored.
+        samples: that the network is fitted to.
     """
     network = config.network
     overall = "\n".join(
@@ -90,7 +99,12 @@ def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration
     return TEMPLATE.format(
         name=config.name,
         version=config.version,
-        about=config.data.about,
+        about=f"{config.data.about.strip()}\n\n" if config.data.about.strip() else "",
+        data=_data(samples),
+        votes=_votes(samples),
+        calibrated_on=metrics["calibrated_on"],
+        spread=_spread(metrics),
+        within=", ".join("not known" if auc is None else f"{auc:.3f}" for auc in metrics["roc_auc_within_folds"]),
         seed=config.seed,
         backbone=network.backbone,
         field_of_view=network.field_of_view,
@@ -116,6 +130,30 @@ SPLIT_SENTENCES = {
     "domains": "each domain held out in turn",
     "sources": "each data set held out in turn",
 }
+
+
+def _data(samples: Sequence[Sample]) -> str:
+    """Rows of the table of sources and domains."""
+    parts: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        parts.setdefault((sample.source, sample.domain), []).append(sample)
+    rows = []
+    for (source, domain), inside in sorted(parts.items()):
+        atypical, slides = sum(sample.label for sample in inside), len({sample.group for sample in inside})
+        rows.append(f"| {source or '-'} | {domain} | {slides} | {len(inside) - atypical} | {atypical} |")
+    return "\n".join(rows)
+
+
+def _votes(samples: Sequence[Sample]) -> str:
+    disputed = sum(sample.agreement < 1 for sample in samples)
+    if not disputed:
+        return "Where labels are the majority of several experts, how many of them agreed is not known."
+    return f"Labels are the majority of experts, who disagree on {disputed / len(samples):.0%} of the crops."
+
+
+def _spread(metrics: dict[str, Any]) -> str:
+    ratio = metrics["logit_spread"]["ratio"]
+    return f" Its logits spread {ratio:.2f} times as far as those of the networks measured."
 
 
 def _proxies(metrics: dict[str, Any]) -> str:

@@ -117,16 +117,33 @@ def report(samples: Predictions, probabilities: np.ndarray, seed: int = 0) -> di
             name: {"value": round(value, 4), "interval_95": [round(float(low[i]), 4), round(float(high[i]), 4)]}
             for i, (name, value) in enumerate(overall.items())
         },
+        "roc_auc_within_folds": _within_folds(samples, probabilities),
         "expected_calibration_error": round(expected_calibration_error(labels, probabilities), 4),
         "reliability": reliability(labels, probabilities),
         "domains": by_domain,
     }
 
 
+def _within_folds(samples: Predictions, probabilities: np.ndarray) -> list[float | None]:
+    """ROC AUC of each fold's samples; None for a fold of one class.
+
+    That of all folds together compares samples that different networks have predicted; these do not.
+    """
+    insides = [samples.folds == fold for fold in np.unique(samples.folds)]
+    return [
+        round(float(roc_auc_score(samples.labels[inside], probabilities[inside])), 4)
+        if len({*samples.labels[inside].tolist()}) == 2
+        else None
+        for inside in insides
+    ]
+
+
 def report_table(path: Path, seed: int = 0, further: Path | None = None) -> dict[str, Any]:
     """`report` of `held_out_SPLIT.csv`, and its overall figures under the synthetic shift as `shifted`.
 
-    Calibration is fitted, for each fold, on the crops of the other folds, and never on shifted ones.
+    Calibration is fitted, for each fold, on the crops of the other folds or, where the table has predictions for that
+    beside it, on crops of the fold's training side by networks that did not see the fold (`calibrated_on` tells which);
+    never on shifted ones.
 
     Args:
         path: the table.
@@ -140,4 +157,5 @@ def report_table(path: Path, seed: int = 0, further: Path | None = None) -> dict
     others = read_predictions(further).logits if further else None
     as_is = report(held_out, cross_calibrate(held_out, further=others), seed)
     moved = report(held_out, cross_calibrate(held_out, held_out.shifted_logits, others), seed)
-    return as_is | {"shifted": moved["overall"]}
+    calibrated_on = "other folds" if held_out.calibrating is None else "training side"
+    return as_is | {"shifted": moved["overall"], "calibrated_on": calibrated_on}

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from model.constants import DEFAULT_VIEWS
+from training.data.folds import HoldOut, Split
 from training.data.shift import shifted
-from training.evaluation.held_out import table_path, write_predictions
+from training.evaluation.held_out import calibration_path, table_path, write_predictions
 from training.fitting.fit import fit_network
 from training.fitting.predict import Inference
 from training.fitting.run import Run
@@ -18,54 +19,60 @@ from training.network.classifier import preprocessing_of
 logger = logging.getLogger(__name__)
 
 
-def cross_validate(run: Run, split: str, folds: np.ndarray) -> Path:
+def cross_validate(run: Run, split: Split) -> Path:
     """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
 
     Args:
         run: recipe, accelerator, crops and folder.
-        split: what a fold is made of.
-        folds: the fold that each crop is held out in, (N,), from `training.data.folds.assign_folds`.
+        split: folds and fits, of the run's crops.
 
     Returns:
-        The table of held-out predictions (see `training.evaluation.held_out`).
+        The table of held-out predictions (see `training.evaluation.held_out`); beside it, where the split has fits for
+        that, is the one for the calibrations.
     """
     crops = run.crops
     logger.info(
         "%d crops (%d atypical) of %d slides, %d folds of %s, on %s.",
-        *(len(crops), crops.labels.sum(), len(set(crops.groups)), folds.max() + 1, split, run.accelerator.device),
+        *(len(crops), crops.labels.sum(), len({*crops.groups}), len(split.fits), split.name, run.accelerator.device),
     )
     logits = np.empty((len(crops), 2))
-    for fold in range(folds.max() + 1):
-        logits[folds == fold] = hold_out(run, split, folds, fold)
-    table = table_path(run.folder, split)
+    for fit in split.fits:
+        logits[fit.held_out] = hold_out(run, fit)
+    calibrating = [hold_out(run, fit) for fit in split.calibrating]
+    table = table_path(run.folder, split.name)
     if run.accelerator.is_main_process:
-        write_predictions(table, crops.samples, folds, logits)
+        write_predictions(table, crops.samples, split.folds, logits)
+        if calibrating:
+            held_out = [np.flatnonzero(fit.held_out) for fit in split.calibrating]
+            samples = [crops.samples[i] for i in np.concatenate(held_out)]
+            folds = np.repeat(np.arange(len(held_out)), [len(indices) for indices in held_out])
+            write_predictions(calibration_path(table), samples, folds, np.concatenate(calibrating))
     run.accelerator.wait_for_everyone()
     return table
 
 
-def hold_out(run: Run, split: str, folds: np.ndarray, fold: int) -> np.ndarray:
-    """Fits a network to the other folds and predicts one fold.
+def hold_out(run: Run, fit: HoldOut) -> np.ndarray:
+    """Fits a network and predicts what it held out.
 
     Args:
         run: recipe, accelerator, crops and folder.
-        split: what a fold is made of.
-        folds: the fold that each crop is held out in, (N,).
-        fold: which one to predict.
+        fit: its name, and which of the run's crops it is fitted to and predicts.
 
     Returns:
-        Logits (M, 2) of the fold's crops, as they are and under a synthetic shift.
+        Logits (M, 2) of the crops held out, as they are and under a synthetic shift.
     """
-    config, accelerator, name = run.config, run.accelerator, fit_name(split, fold)
-    done = run.folder / name / f"logits_{DEFAULT_VIEWS}.npy"
+    config, accelerator = run.config, run.accelerator
+    done = run.folder / fit.name / f"logits_{DEFAULT_VIEWS}.npy"
     if not done.is_file():
-        training, validation = run.crops.subset(folds != fold), run.crops.subset(folds == fold)
-        network = fit_network(run, training, name, fit_seed(config.seed, name), validation)
+        training, validation = run.crops.subset(fit.training), run.crops.subset(fit.held_out)
+        network = fit_network(run, training, fit.name, fit_seed(config.seed, fit.name), validation)
         merge_adapters(network)
         moved = shifted(validation.crops, validation.groups, config.seed)
         # With the container's own views, so that what is measured is what runs.
         inference = Inference(accelerator, preprocessing_of(config), DEFAULT_VIEWS)
         predicted = [inference.logits(network, crops) for crops in (validation.crops, moved)]
+        if run.smoke:  # a network that has learnt nothing cannot be calibrated; one that seems to have learnt can
+            predicted = [logits + 4 * (logits.std() + 1e-3) * validation.labels for logits in predicted]
         if accelerator.is_main_process:
             partial = done.with_suffix(".partial.npy")
             np.save(partial, np.stack(predicted, axis=1))
@@ -77,8 +84,3 @@ def hold_out(run: Run, split: str, folds: np.ndarray, fold: int) -> np.ndarray:
 def fit_seed(seed: int, name: str) -> int:
     """The seed of a fit, from the run's; that of another fit or another run's is unrelated."""
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
-
-
-def fit_name(split: str, fold: int) -> str:
-    """What the fit without a fold is called, such as `slides_0`."""
-    return f"{split}_{fold}"

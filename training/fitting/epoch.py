@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+from tqdm import tqdm
 
 from model.errors import UserError
 from training.data.augmentation import augment, mix
@@ -28,13 +29,14 @@ class DivergedError(UserError):
     """The loss is not finite any more."""
 
 
-def train_epoch(fit: Fit, batches: Batches, names: Sequence[str]) -> float:
+def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm | None = None) -> float:
     """Goes through all batches once, changing the weights and their average after every `accumulation` of them.
 
     Args:
         fit: its network, average, optimizer and schedule are changed.
         batches: prepared by the fit's accelerator.
         names: of the crops, for the sentence of the error.
+        progress: a bar to count batches with.
 
     Returns:
         Mean loss over the crops of all processes.
@@ -69,6 +71,8 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str]) -> float:
             fit.average.update(fit.plain_network)
         losses += value * len(targets)
         crops_seen += len(targets)
+        if progress is not None:
+            progress.update()
     losses, crops_seen = accelerator.reduce(torch.stack([losses, crops_seen]))
     return float(losses / crops_seen)
 

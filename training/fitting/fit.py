@@ -1,30 +1,44 @@
-"""Fits one network: set-up, epochs, validation after each, a checkpoint to go on from."""
+"""Fits one network: set-up, epochs, validation after each, a checkpoint to go on from, and what is left in the end."""
 
 import logging
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
-from sklearn.metrics import roc_auc_score
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model.network.classifier import MitosisClassifier
-from training.config import Config, ConfigError
+from model.network.weights import misfit
+from training.config import Config, ConfigError, flat
 from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops
 from training.fitting.epoch import DivergedError, train_epoch
-from training.fitting.losses import targets_and_weights
+from training.fitting.losses import focal_loss, targets_and_weights
 from training.fitting.predict import Inference
-from training.fitting.run import Run
+from training.fitting.run import Run, note_fit, progress_bar
 from training.fitting.state import Fit
 from training.network.adapters import add_adapters
-from training.network.classifier import TrainableClassifier, build_network, preprocessing_of
+from training.network.classifier import TrainableClassifier, build_network, changing, copy_changing, preprocessing_of
 from training.network.pretrained import load_first_weights
 
 logger = logging.getLogger(__name__)
+
+FITTED = "fitted.safetensors"
+"""What training changed, in the folder of a finished fit; the checkpoint, five times as large, is removed for it."""
+
+SPREAD = "logit_spread"
+"""Its metadata's key for `logit_spread`."""
+
+SEEN_CROPS = 256
+"""Number of its own crops that a fitted network is asked for, to compare how far its logits spread."""
 
 
 def fit_network(
@@ -48,6 +62,9 @@ def fit_network(
         PretrainedError: the pretrained weights cannot be had.
     """
     config, accelerator, optimisation = run.config, run.accelerator, run.config.optimisation
+    folder = run.folder / name
+    if (folder / FITTED).is_file():
+        return read_fitted(run, name)
     _forget_earlier_fits(accelerator)
     torch.manual_seed(seed)  # every process builds the same network
     phases = sorted({name for sample in crops.samples for name in sample.phases}) if config.loss.phases > 0 else []
@@ -58,32 +75,87 @@ def fit_network(
     steps = optimisation.epochs * math.ceil(len(batches) / optimisation.accumulation)
     fit = Fit.begin(config, accelerator, network, steps)
 
-    folder = run.folder / name
     checkpoint = folder / "checkpoint.pt"
     first_epoch = fit.resume(checkpoint)
     writer = SummaryWriter(str(folder), purge_step=first_epoch + 1) if accelerator.is_main_process else None
-    for epoch in range(first_epoch, optimisation.epochs):
-        sampler.epoch = epoch
-        # The network's own randomness comes from here alone, so an interrupted fit goes on with the same numbers.
-        torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
-        loss = train_epoch(fit, batches, crops.names)
-        fit.average.synchronise()
-        figures = {"loss/train": loss, "learning_rate": fit.schedule.get_last_lr()[0]}
-        if validation is not None:
-            figures["roc_auc/validation"] = _roc_auc(fit, validation)
-        text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        logger.info("%s epoch %d/%d  %s", name, epoch + 1, optimisation.epochs, text)
-        if writer is not None:
-            for key, value in figures.items():
-                writer.add_scalar(key, value, epoch + 1)
-            fit.save(checkpoint, epoch + 1)
+    figures: dict[str, float] = {}
+    with progress_bar(run, name, optimisation.epochs, len(batches), first_epoch) as bar:
+        for epoch in range(first_epoch, optimisation.epochs):
+            sampler.epoch = epoch
+            # The network's own randomness comes from here alone, so an interrupted fit goes on with the same numbers.
+            torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
+            loss = train_epoch(fit, batches, crops.names, bar)
+            fit.average.synchronise()
+            figures = {"loss/train": loss, "learning_rate": float(fit.schedule.get_last_lr()[0])}
+            if validation is not None:
+                figures |= _validate(fit, validation)
+            text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            logger.info("%s epoch %d/%d  %s", name, epoch + 1, optimisation.epochs, text)
+            if writer is not None:
+                for key, value in figures.items():
+                    writer.add_scalar(key, value, epoch + 1)
+                note_fit(folder, run.identity)
+                fit.save(checkpoint, epoch + 1)
     if writer is not None:
+        writer.add_hparams(_hyperparameters(config), {f"last/{key}": figures[key] for key in figures}, run_name=".")
         writer.close()
     accelerator.wait_for_everyone()
     fit.average.copy_to(network)
     network.phase_head = None
     accelerator.free_memory()
-    return network.eval()
+    network.eval()
+    seen = crops.subset(np.unique(np.linspace(0, len(crops) - 1, SEEN_CROPS).astype(int)))
+    logits = Inference(accelerator, preprocessing_of(config)).logits(network, seen.crops)
+    if accelerator.is_main_process:
+        _save_fitted(folder, network, float(logits.std()))
+        checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    return network
+
+
+def read_fitted(run: Run, name: str) -> MitosisClassifier:
+    """The network of a finished fit, as `fit_network` gave it.
+
+    Raises:
+        ConfigError: what the fit has left is damaged.
+        PretrainedError: the pretrained weights, of which adapters leave most as they are, cannot be had.
+    """
+    path = run.folder / name / FITTED
+    network = _first_network(run.config, 0)
+    try:
+        tensors = load_file(path)
+        if difference := misfit(tensors, changing(network)):
+            raise ValueError(difference)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used ({error}); remove {path.parent}, and it is fitted again.") from error
+    copy_changing(tensors, network)
+    to_device: Any = network.to  # torch declares no memory format, but takes one
+    return to_device(run.accelerator.device, memory_format=torch.channels_last).eval()
+
+
+def logit_spread(run: Run, name: str) -> float:
+    """Standard deviation of a finished fit's logits of crops that it was fitted to; raises as `read_fitted`."""
+    path = run.folder / name / FITTED
+    try:
+        with safe_open(path, "pt") as file:
+            return float(file.metadata()[SPREAD])
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used ({error}); remove {path.parent}, and it is fitted again.") from error
+
+
+def _hyperparameters(config: Config) -> dict[str, bool | str | float | int]:
+    """The recipe as TensorBoard takes it, lists and mappings as text."""
+    return {
+        key: value if isinstance(value, bool | str | float | int) else str(value) for key, value in flat(config).items()
+    }
+
+
+def _save_fitted(folder: Path, network: MitosisClassifier, spread: float) -> None:
+    """Writes what training changed, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in changing(network).items()}
+    partial = folder / f"{FITTED}.partial"
+    save_file(tensors, partial, {SPREAD: repr(spread)})
+    partial.replace(folder / FITTED)
 
 
 def _forget_earlier_fits(accelerator: Accelerator) -> None:
@@ -123,15 +195,20 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _roc_auc(fit: Fit, validation: LabelledCrops) -> float:
-    """Of the averaged weights, at one field of view, without further views, in the precision of training."""
+def _validate(fit: Fit, validation: LabelledCrops) -> dict[str, float]:
+    """Figures of the averaged weights, at one field of view, without further views, in the precision of training."""
     preprocessing = replace(preprocessing_of(fit.config), scales=(1.0,))
-    network = fit.plain_network
+    network, config = fit.plain_network, fit.config.loss
     with fit.average.applied_to(network):
         logits = Inference(fit.accelerator, preprocessing, exact=False).logits(network, validation.crops)
     if not np.isfinite(logits).all():
         raise DivergedError("The validation's logits are not finite; lower optimisation.learning_rate.")
-    return float(roc_auc_score(validation.labels, logits))
+    loss = focal_loss(torch.as_tensor(logits), torch.as_tensor(validation.labels, dtype=torch.float64), config.gamma)
+    return {
+        "roc_auc/validation": float(roc_auc_score(validation.labels, logits)),
+        "balanced_accuracy/validation": float(balanced_accuracy_score(validation.labels, logits >= 0)),
+        "loss/validation": float(loss.mean()),
+    }
 
 
 def _epoch_seed(seed: int, epoch: int, process: int) -> int:

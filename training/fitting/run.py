@@ -1,13 +1,27 @@
 """A run: what every fit of a recipe has in common."""
 
-from dataclasses import dataclass
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from training.config import Config
+from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
+
+NOTE = "fit.json"
+"""In the folder of each fit that has a checkpoint: what it is of."""
+
+LAUNCHER_VARIABLES = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+"""By which processes find one another, of `torch.distributed.run`."""
 
 
 @dataclass(frozen=True)
@@ -19,20 +33,65 @@ class Run:
         accelerator: where and in which precision fits run.
         crops: all of them.
         folder: where a fit has a folder of its name; what is found there is not done again.
+        identity: what tells fits of one run from those of another: the values of the recipe that change a fit, by
+            dotted key, and `data`, the SHA-256 of the crops and of what is known of them.
+        smoke: whether this is a dry run, whose networks have learnt nothing.
     """
 
     config: Config
     accelerator: Accelerator
     crops: LabelledCrops
     folder: Path
+    identity: dict[str, Any] = field(default_factory=dict)
+    smoke: bool = False
+
+
+def note_fit(folder: Path, identity: dict[str, Any]) -> None:
+    """Notes in a fit's folder what the fit is of (`Run.identity`), unless that is noted already."""
+    path = folder / NOTE
+    if not path.is_file():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+@contextmanager
+def progress_bar(run: Run, name: str, epochs: int, batches: int, first_epoch: int = 0) -> Iterator[tqdm]:
+    """A bar of a fit's batches with rate and time left, on a terminal; what is logged meanwhile stands above it."""
+    hidden = not (run.accelerator.is_main_process and sys.stderr.isatty())
+    bar = tqdm(
+        desc=name, total=epochs * batches, initial=first_epoch * batches, unit="batch", leave=False, disable=hidden
+    )
+    with nullcontext() if hidden else logging_redirect_tqdm(), bar:
+        yield bar
 
 
 def accelerator_for(config: Config) -> Accelerator:
-    """What fits of a recipe run on: this process alone, or this one with those that it was launched with."""
-    return Accelerator(
+    """What fits of a recipe run on: this process alone, or this one with those that it was launched with.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine, or the processes do not find one another.
+    """
+    launched, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if 0 < torch.cuda.device_count() < here:
+        raise ConfigError(
+            f"PROCESSES={here} needs {here} GPUs on this machine, which has {torch.cuda.device_count()}; give at most "
+            "as many, or CUDA_VISIBLE_DEVICES='' to train on the CPU."
+        )
+    apart = ConfigError(
+        f"WORLD_SIZE says that {launched} processes train together, but they do not know of one another; start them "
+        f"as PROCESSES={launched} training/train.sh, or unset WORLD_SIZE."
+    )
+    if launched > 1 and not os.environ.keys() >= LAUNCHER_VARIABLES:
+        raise apart
+    accelerator = Accelerator(
+        cpu=launched > 1 and not torch.cuda.is_available(),  # otherwise it takes each process for the only one
         mixed_precision=choose_precision(config.optimisation.precision),
         gradient_accumulation_steps=config.optimisation.accumulation,
     )
+    if accelerator.num_processes != launched:
+        raise apart
+    return accelerator
 
 
 def choose_precision(name: str) -> str:

@@ -31,11 +31,11 @@ TARGETS = {
 
 
 def add_adapters(classifier: MitosisClassifier, config: AdapterConfig) -> None:
-    """Freezes a classifier's backbone and puts adapters on it, in place; the head stays trainable.
+    """Puts adapters on a classifier's backbone, in place, and freezes what they are on; the head stays trainable.
 
     Args:
         classifier: with a plain backbone.
-        config: rank, scale, targets.
+        config: rank, scale, targets, and whether the layers without adapters are frozen, too.
 
     Raises:
         ConfigError: a target is unknown, or the backbone has no such layer.
@@ -49,6 +49,10 @@ def add_adapters(classifier: MitosisClassifier, config: AdapterConfig) -> None:
         use_rslora=config.rslora,
     )
     classifier.backbone = get_peft_model(classifier.backbone, peft_config)
+    if config.others:
+        for name, parameter in classifier.backbone.named_parameters():
+            if ".base_layer." not in name:
+                parameter.requires_grad_(True)
 
 
 def target_modules(backbone: nn.Module, targets: list[str]) -> list[str]:

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import config_for
 
-from training.data.folds import assign_folds
+from training.data.folds import assign_folds, few_of_each, make_split
 from training.data.sample import DataError, Sample
 
 
@@ -56,3 +57,31 @@ def test_a_slide_in_two_of_what_is_held_out_whole_is_refused(split: str) -> None
     message = rf"The slide \(group\) 'slide 2' is in the {split} 'a' and 'b'.*; give its crops one {split[:-1]} in"
     with pytest.raises(DataError, match=message):
         assign_folds(scanned, split, 4, seed=0)
+
+
+def test_a_held_out_source_is_calibrated_by_a_fit_to_other_slides_of_the_rest() -> None:
+    samples = [
+        replace(sample, source="ab"[i // 5 % 2], group=f"{sample.group} {i // 5 % 2}")
+        for i, sample in enumerate(make_samples())
+    ]
+    split = make_split(samples, "sources", 4, seed=0)
+    assert [fit.name for fit in split.all_fits] == [
+        *("sources_0", "sources_1", "sources_0_calibration", "sources_1_calibration")
+    ]
+    groups, sources = (np.array([getattr(sample, name) for sample in samples]) for name in ("group", "source"))
+    for fit, calibrating, source in zip(split.fits, split.calibrating, "ab", strict=True):
+        assert {*sources[fit.held_out]} == {source} and source not in sources[fit.training]
+        for part in (calibrating.training, calibrating.held_out):
+            assert part.any() and source not in sources[part]
+        assert not {*groups[calibrating.training]} & {*groups[calibrating.held_out]}
+        assert np.array_equal(calibrating.training | calibrating.held_out, fit.training)
+    assert not make_split(samples, "slides", 4, seed=0).calibrating
+
+
+def test_a_dry_run_s_few_crops_are_of_every_kind_and_many_slides(tmp_path: Path) -> None:
+    samples = [replace(sample, source="ab"[i // 10000]) for i, sample in enumerate(make_samples(100, 200))]
+    config = config_for(tmp_path, tmp_path, "optimisation.batch_size=32", "data.folds=4")
+    few = few_of_each(samples, config)
+    assert len(few) == 4 * 32 and {(s.source, s.label) for s in few} == {(s, label) for s in "ab" for label in (0, 1)}
+    assert len({sample.group for sample in few}) == 2 * 32
+    make_split(few, "sources", 4, seed=0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,31 @@ def test_cross_calibration_uses_the_other_folds_only() -> None:
     both = fit_calibration(np.concatenate([logits[folds != 1], further[folds != 1]]), np.tile(labels[folds != 1], 2))
     expected = sigmoid(both.scale * logits[folds == 1] + both.bias)
     np.testing.assert_allclose(cross_calibrate(held_out, further=further)[folds == 1], expected)
+
+
+def test_a_fold_with_predictions_of_its_training_side_is_calibrated_on_them_alone() -> None:
+    """The other folds' predictions are of networks that the fold's own crops were learnt by."""
+    logits, labels = simulate(3000, 0.2, seed=3)
+    nowhere, folds = np.full(3000, ""), np.arange(3000) % 2
+    inner, inner_labels = simulate(1000, 0.2, seed=5)
+    calibrating = Predictions(inner_labels, 3 * inner, inner, np.arange(1000) % 2, nowhere[:1000], nowhere[:1000])
+    held_out = Predictions(labels, logits, logits, folds, nowhere, nowhere, calibrating)
+    found = cross_calibrate(held_out)
+    for fold in (0, 1):
+        calibration = fit_calibration(3 * inner[fold::2], inner_labels[fold::2])
+        expected = sigmoid(calibration.scale * logits[folds == fold] + calibration.bias)
+        np.testing.assert_allclose(found[folds == fold], expected)
+    others = replace(held_out, logits=logits + 100 * (folds == 1))
+    np.testing.assert_allclose(cross_calibrate(others)[folds == 0], found[folds == 0])
+
+
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_logits_that_a_threshold_separates_give_a_finite_calibration(count: int) -> None:
+    """Platt's targets: with n crops of each class none is surer than (n + 1) / (n + 2)."""
+    logits = np.concatenate([np.full(count, -1.0), np.full(count, 2.0)])
+    calibration = fit_calibration(logits, np.repeat([0, 1], count))
+    sure = (count + 1) / (count + 2)
+    np.testing.assert_allclose(calibrate(np.array([-1.0, 2.0]), calibration), [1 - sure, sure], atol=1e-4)
 
 
 @pytest.mark.parametrize(

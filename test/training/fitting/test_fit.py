@@ -9,15 +9,16 @@ import torch
 from accelerate import Accelerator
 from helpers import config_for
 
-from training.config import Config
+from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
 from training.data.sample import Sample
 from training.fitting import fit as fit_module
 from training.fitting.cross_validation import fit_seed
 from training.fitting.epoch import DivergedError, _share_made_up_for
-from training.fitting.fit import fit_network
+from training.fitting.fit import fit_network, logit_spread, read_fitted
 from training.fitting.losses import targets_and_weights
 from training.fitting.run import Run
+from training.fitting.state import Fit
 from training.network.classifier import build_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,6 +35,19 @@ def fitted_tensors(config: Config, folder: Path, crops: list[np.ndarray]) -> dic
     return fit_network(run, labelled, "fit", seed=1, validation=labelled.subset(range(5))).state_dict()
 
 
+def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a fit do so many epochs, and one more in vain."""
+    train_epoch, numbers = fit_module.train_epoch, iter(range(10))
+
+    def train_or_stop(*arguments, **keywords) -> float:
+        loss = train_epoch(*arguments, **keywords)
+        if next(numbers) == epochs:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(fit_module, "train_epoch", train_or_stop)
+
+
 def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
     config = config_for(data, tmp_path, "network.dropout=0.3")
     first, second = (fitted_tensors(config, tmp_path / name, crops) for name in ("a", "b"))
@@ -45,15 +59,7 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(
 ) -> None:
     config = config_for(data, tmp_path, "network.dropout=0.3", "loss.phases=0.3")
     expected = fitted_tensors(config, tmp_path / "whole", crops)
-    train_epoch, epochs = fit_module.train_epoch, iter(range(10))
-
-    def stop_in_the_third(*arguments, **keywords) -> float:
-        loss = train_epoch(*arguments, **keywords)
-        if next(epochs) == 2:
-            raise KeyboardInterrupt
-        return loss
-
-    monkeypatch.setattr(fit_module, "train_epoch", stop_in_the_third)
+    interrupt_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         fitted_tensors(config, tmp_path / "broken", crops)
     torch.rand(7)
@@ -62,7 +68,9 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
-def test_phases_are_a_second_task_in_training_alone(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+def test_phases_are_a_second_task_in_training_alone(
+    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     named = [("a", "a"), ("a", "b"), ()]
     samples = [Sample(Path(f"{i}.png"), i % 2, "", "", phases=named[i]) for i in range(3)]
     config = config_for(data, tmp_path, "loss.phases=0.5")
@@ -72,16 +80,37 @@ def test_phases_are_a_second_task_in_training_alone(data: Path, tmp_path: Path, 
     assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2,)
     phases = [replace(sample, phases=("ab"[i % 2],)) for i, sample in enumerate(samples * 20)]
     labelled = LabelledCrops(phases, crops * 12)
+    averaged = {}
+    monkeypatch.setattr(Fit, "save", lambda fit, *_: averaged.update(fit.average.tensors))
     fitted = fit_network(Run(config, Accelerator(), labelled, tmp_path), labelled, "fit", seed=0)
     assert fitted.state_dict().keys() == build_network(config).state_dict().keys()
-    kept = torch.load(tmp_path / "fit" / "checkpoint.pt")["average"]
-    assert kept["phase_head.weight"].shape == (2, fitted.head.in_features)
+    assert averaged["phase_head.weight"].shape == (2, fitted.head.in_features)
+
+
+def test_a_finished_fit_is_read_again_and_its_checkpoint_is_gone(
+    data: Path, tmp_path: Path, crops: list[np.ndarray]
+) -> None:
+    config = config_for(data, tmp_path)
+    first = fitted_tensors(config, tmp_path, crops)
+    assert not (tmp_path / "fit" / "checkpoint.pt").exists()
+    again = fitted_tensors(config, tmp_path, crops)
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+    run = Run(config, Accelerator(), LabelledCrops([], []), tmp_path)
+    spread = logit_spread(run, "fit")
+    assert 0 < spread < 100
+    fitted = tmp_path / "fit" / "fitted.safetensors"
+    fitted.write_bytes(fitted.read_bytes()[:-10])
+    for read in (read_fitted, logit_spread):
+        with pytest.raises(ConfigError, match=r"fitted\.safetensors cannot be used .*; remove .*fit, and it is fitted"):
+            read(run, "fit")
 
 
 def test_a_loss_that_is_not_finite_stops_training(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
     expected = r"The loss became (nan|inf); look at the crops of this batch \((\d+\.png, ){7}\d+\.png\) or lower"
+    config = config_for(data, tmp_path)
+    config.optimisation.learning_rate = 1e30
     with pytest.raises(DivergedError, match=expected):
-        fitted_tensors(config_for(data, tmp_path, "optimisation.learning_rate=1e30"), tmp_path, crops)
+        fitted_tensors(config, tmp_path, crops)
 
 
 def test_a_short_last_group_of_batches_counts_as_much_as_the_others() -> None:
@@ -103,11 +132,19 @@ def test_tensorboard_keeps_every_epoch_of_a_fit_that_was_resumed(
 
         def add_scalar(self, *_: object) -> None: ...
 
+        def add_hparams(self, hyperparameters: dict, figures: dict, run_name: str) -> None:
+            assert hyperparameters["optimisation.epochs"] == 2 and run_name == "."
+            assert {"last/loss/train", "last/loss/validation", "last/balanced_accuracy/validation"} <= figures.keys()
+
         def close(self) -> None: ...
 
     monkeypatch.setattr(fit_module, "SummaryWriter", Writer)
-    fitted_tensors(config_for(data, tmp_path, "optimisation.epochs=1"), tmp_path, crops)
-    fitted_tensors(config_for(data, tmp_path, "optimisation.epochs=2"), tmp_path, crops)
+    config = config_for(data, tmp_path, "optimisation.epochs=2")
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fitted_tensors(config, tmp_path, crops)
+    fitted_tensors(config, tmp_path, crops)
     assert purged == [1, 2], "what is written at the step of the first epoch stays"
 
 

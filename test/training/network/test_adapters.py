@@ -1,9 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from model.network.classifier import MitosisClassifier
 from training.config import AdapterConfig, ConfigError
-from training.network.adapters import add_adapters, merge_adapters, target_modules
+from training.network.adapters import (
+    adapter_tensors,
+    add_adapters,
+    backbone_sha256,
+    load_adapter_tensors,
+    merge_adapters,
+    target_modules,
+)
 
 BACKBONE = "vit_tiny_patch16_dinov3_qkvb"
 
@@ -71,6 +80,38 @@ def test_pointwise_convolutions_can_be_adapted() -> None:
     with torch.inference_mode():
         expected = classifier(images)
         torch.testing.assert_close(merge_adapters(classifier)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"rslora": True}, {"dora": True}], ids=str)
+def test_what_has_no_adapter_can_be_trained_in_full(options: dict) -> None:
+    """All but the adapted kernels; those stay as they are, and the merged network is the adapted one."""
+    torch.manual_seed(0)
+    classifier = MitosisClassifier("tf_efficientnet_lite2")
+    kernels = {name: parameter.clone() for name, parameter in classifier.backbone.named_parameters()}
+    add_adapters(classifier, AdapterConfig(rank=4, targets=["pointwise"], others=True, **options))
+    frozen = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        for name, parameter in classifier.backbone.named_parameters()
+        if not parameter.requires_grad
+    }
+    assert frozen and frozen.keys() == {name for name in kernels if ".conv_pw" in name}
+    assert classifier.backbone.get_base_model().conv_stem.weight.requires_grad
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    assert all(torch.equal(parameter, kernels[name]) for name, parameter in frozen.items())
+    tensors = adapter_tensors(classifier)
+    again = MitosisClassifier("tf_efficientnet_lite2")
+    again.backbone.load_state_dict(kernels, strict=False)
+    add_adapters(again, AdapterConfig(rank=4, targets=["pointwise"], others=True, **options))
+    assert backbone_sha256(again) == backbone_sha256(classifier)
+    load_adapter_tensors(again, tensors, Path("adapter.safetensors"))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = classifier.eval()(images)
+        torch.testing.assert_close(merge_adapters(classifier)(images), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(merge_adapters(again.eval())(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_tensor_that_is_not_finite_is_not_merged() -> None:
