@@ -1,11 +1,12 @@
 import csv
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DEFAULT_WEIGHTS
+from helpers import DEFAULT_WEIGHTS, REPOSITORY
 from PIL import Image
 
 from model.images.read import read_crops
@@ -127,3 +128,17 @@ def test_domains_that_weights_were_trained_on_are_named(data: Path, small_weight
         said = json.loads((tmp_path / "out" / "metrics.json").read_text())["remarks"][-1]
         assert ("were trained on crops of domains that are here, too: " in said) == named
         assert "cannot be told" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (REPOSITORY / ".venv" / "training-requirements.done").is_file(), reason="needs .venv of `make train-env`"
+)
+def test_the_script_sets_up_and_evaluates_from_any_folder(data: Path, small_weights: Path, tmp_path: Path) -> None:
+    script = REPOSITORY / "training" / "evaluate.sh"
+    arguments = [str(small_weights), f"data.root={data}", "--output", str(tmp_path / "out"), "--views", "none"]
+    done = subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "all crops" in done.stdout and (tmp_path / "out" / "metrics.json").is_file()
+    done = subprocess.run([script, str(small_weights)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Give the labelled crops as data.root=DIR")
