@@ -27,11 +27,11 @@ from tqdm import tqdm
 from model.constants import CLASSES
 from model.errors import CropError, UserError, one_line
 from model.images.read import read_crops
+from training.data.csv_file import read_csv
 from training.data.duplicates import NAMED, find_duplicates, listing, pixels_digest
 from training.data.manifest import COLUMNS, MANIFEST, PHASES, write_manifest
 from training.data.published_sets import SETS
 from training.data.sample import DataError, Sample
-from training.data.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -195,8 +195,8 @@ def _check_target(target: Path) -> None:
     """Keeps a set's own `manifest.csv` from being replaced."""
     path = target / MANIFEST
     if path.exists():
-        rows = read_table(path, "give another folder")
-        if rows and tuple(rows[0]) not in (COLUMNS, (*COLUMNS, PHASES)):
+        table = read_csv(path, "give another folder")
+        if table.rows and table.columns not in (COLUMNS, (*COLUMNS, PHASES)):
             raise DataError(f"{path} was not written by this program; give another folder for the new manifest.")
 
 

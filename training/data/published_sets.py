@@ -25,10 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.constants import CLASSES
+from training.data.csv_file import Row
 from training.data.sample import DataError, Sample
 from training.data.tables import (
     NOTHING,
-    Row,
+    crop_key,
     find_crop,
     find_table,
     folder_label,
@@ -190,10 +191,10 @@ def read_table_set(
     missing: list[str] = []
     crops: dict[str, list[Path]] = {}
     for image in images(folder):
-        crops.setdefault(image.stem, []).append(image)
-    table, rows = find_table(name, folder, tables)
-    for line, row in enumerate(rows, start=2):
-        where = f"{table}, line {line}"
+        crops.setdefault(crop_key(image.name), []).append(image)
+    table = find_table(name, folder, tables)
+    for line, row in table.numbered():
+        where = f"{table.path}, line {line}"
         try:
             about = figure(row)
             label = spelled(about.label, "label")

@@ -1,6 +1,7 @@
 """The readers of the published sets, on small folders in their layouts."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,68 @@ def test_published_slides_are_one_group_however_they_are_spelled(tmp_path: Path)
     assert {(s.group, s.source, s.domain) for s in samples} == {("MIDOG/007", "MIDOG21", "Hamamatsu XR")}
     write_table(tmp_path / "t.csv", "image_id,filename,majority", *(f"{i},{name},NMF" for i, name in enumerate(names)))
     assert {sample.group for sample in read_omg_octo(tmp_path).samples} == {"OMG-Octo/007"}
+
+
+TABLE = "image_id,filename,majority,expert1", "1.png,s,NMF,NMF", "2,s,AMF,NA"
+
+
+def test_csv_files_that_are_no_table_of_the_set_do_not_end_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for seed in (1, 2):
+        write_crop(tmp_path / f"{seed}.png", seed)
+    (tmp_path / "notes.csv").write_bytes(b"Gr\xf6\xdfe;Wert\n1;2\n")
+    write_table(tmp_path / "other.csv", "a,a,b", "1,2,3,4")
+    write_table(tmp_path / "empty.csv", "")
+    with pytest.raises(DataError, match=r"notes\.csv is no UTF-8 text .*OMG-Octo comes with a CSV file that has the"):
+        read_omg_octo(tmp_path)
+    write_table(tmp_path / "t.csv", *TABLE)
+    (tmp_path / "folder.csv").mkdir()
+    assert [sample.label for sample in read_omg_octo(tmp_path).samples] == [0, 1]
+    named = [line for line in caplog.text.splitlines() if "Not looked at for the table of OMG-Octo: " in line]
+    assert len(named) == 2 and "notes.csv is no UTF-8 text" in named[0] and "other.csv has two columns a" in named[1]
+
+
+def test_hidden_folders_are_passed_over_inside_the_set_alone(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "set"
+    write_table(folder / "t.csv", *TABLE)
+    write_table(folder / ".ipynb_checkpoints" / "t-checkpoint.csv", *TABLE)
+    for seed in (1, 2):
+        write_crop(folder / f"{seed}.png", seed)
+        write_crop(folder / ".thumbnails" / "large" / f"{seed}.png", seed)
+        write_crop(folder / "__MACOSX" / f"{seed}.png", seed)
+    data = read_omg_octo(folder)
+    assert [sample.path for sample in data.samples] == [folder / "1.png", folder / "2.png"] and not data.unlisted
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+def test_names_with_accents_and_backslashes_are_found(on_disk: str, in_table: str, tmp_path: Path) -> None:
+    """Archives from a Mac compose accents otherwise than tables do; tables from Windows have backslashes."""
+    names = ["f\u00e4ll1.png", "\u00e9t\u00e9/2.png"]
+    for seed, name in enumerate(names):
+        write_crop(tmp_path / unicodedata.normalize(on_disk, name), seed)
+    write_crop(tmp_path / "other" / "2.png", 7)
+    cells = [unicodedata.normalize(in_table, name).replace("/", "\\") for name in names]
+    write_table(tmp_path / "t.csv", "image_id,filename,majority", f"C:\\crops\\{cells[0]},s,NMF", f"{cells[1]},s,AMF")
+    found = [sample.path.relative_to(tmp_path).as_posix() for sample in read_omg_octo(tmp_path).samples]
+    assert found == [unicodedata.normalize(on_disk, name) for name in names]
+    (tmp_path / "t.csv").unlink()
+    rows = [f"{cell},{label},d,s,x,1" for cell, label in zip(cells, ("normal", "atypical"), strict=True)]
+    write_table(tmp_path / "manifest.csv", "path,label,domain,group,source,agreement", *rows)
+    assert [sample.path.relative_to(tmp_path).as_posix() for sample in read_manifest(tmp_path)] == found
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["1.png,s,MAYBE,"], "line 4: the label is 'MAYBE'"),
+        (["7.png,s,NMF,"], r"line 4: there is no crop 7\.png"),
+        (["1.png,,NMF,"], "line 4: the cell of the column filename is empty"),
+    ],
+)
+def test_a_sentence_names_the_table_and_the_line_in_any_dialect(rows: list[str], message: str, tmp_path: Path) -> None:
+    """A line `sep=` and blank rows are lines, too."""
+    write_crop(tmp_path / "1.png", 1)
+    rows = [row.replace(",", ";") for row in ("image_id,filename,majority,expert1", ",,,", *rows)]
+    write_table(tmp_path / "t.csv", "sep=;", *rows)
+    with pytest.raises(DataError, match=rf"t\.csv, {message}"):
+        read_omg_octo(tmp_path)
