@@ -90,7 +90,7 @@ def prepare(target: Path, folders: dict[str, Path], size: int = 128, show_progre
         removed[name, DOUBTFUL] = len(data.doubtful)
         removed[name, UNLISTED] = len(data.unlisted)
         _warn(f"crops of {name} are left out, their label being contradicted", data.doubtful)
-        _warn(f"images of {name} are left out, its table not naming them", data.unlisted)
+        _warn(f"images of {name} are left out, {data.table or 'no class folder'} not naming them", data.unlisted)
     found = drop_shared_slides(found, removed)
     found = drop_same_pixels(found, size, removed, show_progress)
     left = sum(name == "AtNorM-MD" for name, _ in found)

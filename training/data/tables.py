@@ -9,6 +9,7 @@ from typing import Any
 from model.constants import CLASSES
 from model.images.read import SUFFIXES
 from training.data.csv_file import Table, read_csv
+from training.data.duplicates import listing
 from training.data.sample import DataError
 
 logger = logging.getLogger(__name__)
@@ -30,15 +31,17 @@ def read_table(path: Path, advice: str) -> list[dict[str, Any]]:
     return [{column: row.get(column) for column in table.columns} for row in table.rows]
 
 
-def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]]) -> Table:
+def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]], beside: Sequence[Path] = ()) -> Table:
     """The one table in a folder, or in the folders in it, that has the columns of one of the forms.
 
-    Other CSV files may be in the folder, whatever they are; those that cannot be read are logged.
+    Other CSV files may be in the folder, whatever they are; those that cannot be read are logged. Of several tables
+    that name a split, as `train.csv` and `test.csv`, those of the test split are passed over, which is logged, too.
 
     Args:
         source: whose table it is.
         folder: to look in.
         tables: the columns of each form, in lower case.
+        beside: CSV files elsewhere that may be the table, too.
 
     Raises:
         DataError: there is none, or more than one; or a cell of these columns, other than an expert's, is empty.
@@ -46,7 +49,7 @@ def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]]) -> 
     found: list[tuple[Table, tuple[str, ...]]] = []
     lacking: list[tuple[int, str]] = []
     unreadable: list[str] = []
-    for path in visible_files(folder, (".csv",)):
+    for path in [*visible_files(folder, (".csv",)), *beside]:
         try:
             table = read_csv(path, "give a table that can be read")
         except DataError as error:
@@ -66,6 +69,10 @@ def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]]) -> 
         raise DataError(f"{'; '.join(reasons)}; {source} comes with a CSV file that has the columns {needed}.")
     for reason in unreadable:
         logger.warning("Not looked at for the table of %s: %s.", source, reason)
+    held_out = [table.path for table, _ in found if "test" in table.path.stem.lower()]
+    if 0 < len(held_out) < len(found):
+        found = [each for each in found if each[0].path not in held_out]
+        logger.warning("%s", listing(f"tables of {source} are passed over, being of its test split", held_out))
     if len(found) > 1:
         first, second = found[0][0].path, found[1][0].path
         raise DataError(f"Both {first} and {second} may be the table of {source}; leave one in the folder.")
@@ -210,6 +217,27 @@ def group_name(cell: str) -> str:
     """A group of a manifest, its last part spelled as `slide_name` spells a slide; raises as that."""
     folder, slash, slide = slashed(cell.strip()).rpartition("/")
     return f"{folder}{slash}{slide_name(slide)}"
+
+
+def set_folder(folder: Path, name: str) -> Path:
+    """Where a set is in a folder: in one called as the set, as where a repository holds several; else in itself.
+
+    Args:
+        folder: as the user gave it; the folders in it and the folders in those are looked at.
+        name: of the set.
+
+    Raises:
+        DataError: it is no folder, or two folders in it are called so.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give the one that the data set was unpacked to.")
+    for level in ("*", "*/*"):
+        found = [path for path in sorted(folder.glob(level)) if path.is_dir() and path.name.lower() == name.lower()]
+        if len(found) > 1:
+            raise DataError(f"Both {found[0]} and {found[1]} may be {name}; give the folder of one of them.")
+        if found:
+            return found[0]
+    return folder
 
 
 def folder_label(path: Path) -> int | None:

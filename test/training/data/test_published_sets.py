@@ -2,15 +2,18 @@
 
 import shutil
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers import shared
 from published_layouts import (
     MIDOG25,
     facts,
     write_amibr,
     write_atnorm_br,
     write_atnorm_md,
+    write_benchmark_repository,
     write_crop,
     write_midog25,
     write_omg_octo,
@@ -113,22 +116,110 @@ def test_omg_octo_is_read_with_either_table(tmp_path: Path) -> None:
         read_omg_octo(write_midog25(tmp_path / "midog25"))
 
 
-def test_the_atnorm_sets_are_one_group_each_as_their_slides_are_unknown(tmp_path: Path) -> None:
+def test_the_atnorm_sets_are_in_blocks_of_numbers_as_their_slides_are_unknown(tmp_path: Path) -> None:
     br = read_atnorm_br(write_atnorm_br(tmp_path / "br")).samples
     assert [(s.path.name, s.label, s.group, s.domain) for s in br] == [
-        ("7.png", 1, "AtNorM-Br", "AtNorM-Br"),
-        ("1.png", 0, "AtNorM-Br", "AtNorM-Br"),
-        ("2.png", 0, "AtNorM-Br", "AtNorM-Br"),
+        ("7.png", 1, "AtNorM-Br/0001-0009", "AtNorM-Br"),
+        ("1.png", 0, "AtNorM-Br/0001-0009", "AtNorM-Br"),
+        ("9.png", 0, "AtNorM-Br/0001-0009", "AtNorM-Br"),
     ]
     md = read_atnorm_md(write_atnorm_md(tmp_path / "md")).samples
     assert facts(md) == [
-        ("a.png", 1, "AtNorM-MD", "AtNorM-MD", 0.6),
-        ("b.png", 0, "AtNorM-MD", "AtNorM-MD", 1),
-        ("c.png", 1, "AtNorM-MD", "AtNorM-MD", 1),
+        ("188.png", 1, "AtNorM-MD", "AtNorM-MD/0188-0190", 0.6),
+        ("189.png", 0, "AtNorM-MD", "AtNorM-MD/0188-0190", 1),
+        ("190.png", 1, "AtNorM-MD", "AtNorM-MD/0188-0190", 1),
     ]
     shutil.rmtree(tmp_path / "br" / "Normal")
     with pytest.raises(DataError, match="has no folder Normal with crops"):
         read_atnorm_br(tmp_path / "br")
+
+
+def test_the_tumours_beside_atnorm_md_are_its_domains_and_no_block_has_two(tmp_path: Path) -> None:
+    table = write_atnorm_md(tmp_path) / "domains.csv"
+    rows = ["Filename;Tumor", "188.png;canine lymphoma", "189.PNG;canine lymphoma", "190;neuroendocrine tumour"]
+    write_table(table, *rows)
+    assert facts(read_atnorm_md(tmp_path).samples) == [
+        ("188.png", 1, "canine lymphoma", "AtNorM-MD/0188-0189", 0.6),
+        ("189.png", 0, "canine lymphoma", "AtNorM-MD/0188-0189", 1),
+        ("190.png", 1, "neuroendocrine tumour", "AtNorM-MD/0190-0190", 1),
+    ]
+    for content, message in (
+        (
+            rows[:3],
+            r"expert_votes\.csv, line 4: the table domains\.csv beside the crops has no row for 190\.png; add it",
+        ),
+        ([*rows, "190.png;melanoma"], r"domains\.csv, line 5: 190\.png has another tumour further up; remove one row"),
+        ([*rows, "191.png;"], r"domains\.csv, line 5: the cell of the column tumor is empty; fill it"),
+        (["Filename;Type", "188.png;x"], r"domains\.csv has no column tumor; it needs filename,tumor"),
+    ):
+        write_table(table, *content)
+        with pytest.raises(DataError, match=message):
+            read_atnorm_md(tmp_path)
+
+
+def test_the_real_atnorm_md_is_in_blocks_within_its_tumours() -> None:
+    data = read_atnorm_md(shared("atnorm_md"))
+    assert len(data.samples) == 1513 and sum(sample.label for sample in data.samples) == 128
+    assert not data.doubtful and not data.unlisted
+    sizes = Counter(sample.group for sample in data.samples)
+    assert min(sizes.values()) == 72 and max(sizes.values()) == 81 and sizes["AtNorM-MD/0188-0262"] == 75
+    domains = {(sample.group, sample.domain) for sample in data.samples}
+    assert len(domains) == len(sizes) == 20, "a block is of one tumour"
+    assert Counter(domain for _, domain in domains) == {
+        "canine lymphoma": 13,
+        "canine cutaneous mast cell tumour": 5,
+        "human neuroendocrine tumour": 2,
+    }
+
+
+def test_the_benchmark_s_repository_is_read_as_it_is_cloned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Three sets in one folder: none may take the crops of another, and none the test split."""
+    clone = write_benchmark_repository(tmp_path / "AMi-Br_Benchmark")
+    expected = [
+        ("MIDOG21_6.png", 0, "Hamamatsu XR", "MIDOG/002", 1),
+        ("MIDOG21_7.png", 1, "Hamamatsu XR", "MIDOG/002", 0.6667),
+        ("TUPAC16_6.png", 1, "Aperio XT", "TUPAC16/04_stitched1", 1),
+    ]
+    for folder in (clone, clone / "AMi-Br", tmp_path):
+        data = read_amibr(folder)
+        assert facts(data.samples) == expected
+        assert [path.relative_to(clone).as_posix() for path in data.unlisted] == ["AMi-Br/Test/Normal/MIDOG21_6000.png"]
+    assert [sample.source for sample in data.samples] == ["MIDOG21", "MIDOG21", "TUPAC16"]
+    for folder in (clone, clone / "AtNorM-MD", tmp_path):
+        assert [sample.path.stem for sample in read_atnorm_md(folder).samples] == ["188", "189", "190"]
+    for folder in (clone, clone / "AtNorM-Br", tmp_path):
+        data = read_atnorm_br(folder)
+        assert {sample.path.parent.parent for sample in data.samples} == {clone / "AtNorM-Br"} and not data.unlisted
+    # with the tables beside the folders, only the columns that the split needs, and a table of the test split
+    (clone / "AtNorM-MD" / "AtNorM-MD_expert_votes.csv").rename(clone / "AtNorM-MD_expert_votes.csv")
+    write_table(clone / "amibr_train_split.csv", "slide,dataset_uid,final_label", "2.tif,MIDOG21_6.png,Normal")
+    write_table(clone / "amibr_test_split.csv", "slide,dataset_uid,final_label", "101.tiff,MIDOG21_6000.png,Normal")
+    (clone / "AMi-Br" / "amibr_train_split.csv").unlink()
+    assert facts(read_amibr(clone).samples) == expected[:1]
+    assert "1 tables of AMi-Br are passed over, being of its test split:\n  " in caplog.text
+    assert len(read_atnorm_md(clone).samples) == 3
+
+
+def test_two_folders_of_a_set_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_atnorm_br(tmp_path / name)
+    with pytest.raises(DataError, match=r"Both .*a/Atypical and .*b/Atypical have crops; give AtNorM-Br's folder, and"):
+        read_atnorm_br(tmp_path)
+    for name in ("a", "b"):
+        write_atnorm_br(tmp_path / "c" / name / "AtNorM-Br")
+    with pytest.raises(
+        DataError, match=r"Both .*a/AtNorM-Br and .*b/AtNorM-Br may be AtNorM-Br; give the folder of one"
+    ):
+        read_atnorm_br(tmp_path / "c")
+
+
+def test_a_crop_of_two_slides_is_refused(tmp_path: Path) -> None:
+    write_crop(tmp_path / "1.png", 1)
+    write_table(tmp_path / "t.csv", "image_id,filename,majority", "1,a,NMF", "1,a.svs,NMF", "1.png,b,NMF")
+    with pytest.raises(
+        DataError, match=r"t\.csv, line 4: the crop .*1\.png is in line 2, too, of another slide; remove"
+    ):
+        read_omg_octo(tmp_path)
 
 
 def test_crops_are_found_by_name_in_any_folder_and_with_any_suffix(tmp_path: Path) -> None:
@@ -158,7 +249,7 @@ def test_crops_are_found_by_name_in_any_folder_and_with_any_suffix(tmp_path: Pat
         (["image_id,filename,majority", "1,s"], r"line 2: the cell of the column majority is empty"),
         (
             ["image_id,filename,majority", "7.png,s,NMF", "1,s,NMF", "8.png,s,NMF", "9,s,AMF"],
-            r"t\.csv, line 2: there is no crop 7\.png in .*, as for 2 more rows; download the crops again",
+            r"t\.csv, line 2: there is no crop 7\.png in .*, as for 2 more rows; add the crops, or remove",
         ),
     ],
 )
