@@ -192,6 +192,42 @@ def test_the_command_prints_counts_and_ends_with_one_sentence(
     assert stop.value.code == 2 and "at least one data set" in capsys.readouterr().err
 
 
+def test_a_set_of_one_s_own_is_combined_with_published_ones(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its crops come last: one has the pixels of a crop of OMG-Octo, one is of a slide that AMi-Br has crops of."""
+    for seed, name in ((51, "a/1"), (52, "a/2"), (21, "b/1"), (53, "b/2")):
+        write_crop(tmp_path / "lab" / f"{name}.png", seed)
+    table = tmp_path / "lab.csv"
+    rows = ["a/1.png,1,S1,Nord", "a/2.png,0,S1,Nord", "b/1.png,1,S2,Nord", "b/2.png,0,2,MIDOG21"]
+    write_table(table, "Image,atypical,slide,source", *rows)
+    out = str(tmp_path / "out")
+    sets = ["--amibr", str(folders["amibr"]), "--omg-octo", str(folders["omg_octo"])]
+    own = ["--images", str(tmp_path / "lab"), "--labels", str(table), "--columns", "file=image,label=atypical"]
+    main([out, *sets, *own, "--name", "Lab"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "Lab Nord Lab 1 1 1" in lines and "all 6 4 4" in lines
+    assert lines[-4:-2] == ["Lab slide in an earlier set 1", "Lab same pixels as another crop 1"]
+    samples = read_manifest(tmp_path / "out")
+    assert [s.group for s in samples if s.source == "Nord"] == ["Nord/S1", "Nord/S1"]
+    main([out, *own])
+    assert len(read_manifest(tmp_path / "out")) == 4
+    with pytest.raises(SystemExit, match=r"^AMi-Br is a published set; give another --name for your own\.$"):
+        main([out, *own, "--name", "AMi-Br"])
+    with pytest.raises(
+        SystemExit, match=r"^.*lab\.csv, line 2: the atypical is '1', which is given neither .*; give it\.$"
+    ):
+        main([out, *own, "--atypical", "yes"])
+    for words, message in (
+        (own[:2], "give --images and --labels together"),
+        (own[4:], "are about a set of one's own"),
+        (["--normal", "0", *sets], "are about a set of one's own"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([out, *words])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_amibr_s_training_crops_are_all_different(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, {"amibr": shared("amibr")})

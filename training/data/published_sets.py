@@ -20,6 +20,7 @@ slides is their scanner alone, as their tumour and species are one. Neither AtNo
 but their files are numbered slide by slide: runs of neighbouring numbers stand in for slides (`training.data.blocks`).
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from training.data.blocks import in_blocks
 from training.data.csv_file import Row, read_csv
 from training.data.sample import DataError, Sample
 from training.data.table_set import DataSet, Figure, read_table_set
-from training.data.tables import check_cells, crop_key, folder_label, images, set_folder, slide_name
+from training.data.tables import check_cells, crop_key, folder_label, group_name, images, set_folder, slide_name
 
 AMIBR_MANIFEST = ("file", "label", "dataset", "slide")
 """Columns of the table that AMi-Br comes with when its crops are sorted into folders by class."""
@@ -61,7 +62,7 @@ def amibr_figure(row: Row) -> Figure:
     benchmark, slide = row.get("dataset_uid", ""), row["slide"]
     dataset = row.get("dataset") or benchmark.split("_")[0]
     domain = amibr_domain(dataset, slide)
-    group = midog_slide(slide) if dataset.upper().startswith("MIDOG") else f"{dataset}/{slide_name(slide, 2)}"
+    group = midog_slide(slide) if is_midog(dataset) else f"{dataset}/{slide_name(slide, 2)}"
     if "file" in row:
         return Figure(row["file"], row["label"], domain, group, dataset)
     if "final_label" in row:
@@ -172,6 +173,20 @@ SETS: dict[str, tuple[str, Callable[[Path], DataSet]]] = {
     "atnorm_md": ("AtNorM-MD", read_atnorm_md),
 }
 """Name on the command line: name to the user and reader; in the order in which sets take precedence."""
+
+
+def is_midog(source: str) -> bool:
+    """Whether a source is one of the MIDOG challenges, whose slides have numbers in common."""
+    return re.fullmatch(r"MIDOG\d*|MIDOG\+\+", source.upper()) is not None
+
+
+def slide_group(source: str, slide: str) -> str:
+    """Group of a slide of any source: that of `midog_slide`, or source and slide, folders being part of its name.
+
+    Raises:
+        ValueError: the slide has no name.
+    """
+    return midog_slide(slide) if is_midog(source) else f"{source}/{group_name(slide)}"
 
 
 def midog_slide(filename: str) -> str:

@@ -52,7 +52,8 @@ class Figure:
         crop: name of its image, with or without suffix and folders.
         label: as the table writes it.
         domain, group, source: as in `Sample`.
-        agreement: as in `Sample`; None where the experts' votes in the row say it.
+        votes: the experts', true for atypical; None where they are in the columns that `experts_votes` knows.
+        agreement: as in `Sample`; None where the votes say it.
     """
 
     crop: str
@@ -60,6 +61,7 @@ class Figure:
     domain: str
     group: str
     source: str
+    votes: Sequence[bool] | None = None
     agreement: float | None = None
 
 
@@ -82,20 +84,26 @@ def read_table_set(
     return read_rows(find_table(name, inside, tables, beside), inside, figure)
 
 
-def read_rows(table: Table, folder: Path, figure: Callable[[Row], Figure]) -> DataSet:
+def read_rows(
+    table: Table,
+    folder: Path,
+    figure: Callable[[Row], Figure],
+    find: Callable[[dict[str, list[Path]], str, int], Path | None] = find_crop,
+) -> DataSet:
     """Reads the crops that the rows of a table are about.
 
     Args:
         table: with a crop a row.
         folder: with the crops, in it or in folders in it.
         figure: what a row says; experts' votes apart.
+        find: the crop of a row, as `find_crop` does.
 
     Raises:
-        DataError: there is no such folder; a row cannot be understood, its crop is missing, or another row says that
-            the crop is of another slide.
+        DataError: there is no such folder; a row cannot be understood, its crop is missing, or another row says
+            otherwise of the crop's slide or label.
     """
     data = DataSet(table=table.path)
-    used: dict[Path, tuple[int, str]] = {}
+    used: dict[Path, tuple[int, str, int]] = {}
     missing: list[str] = []
     crops: dict[str, list[Path]] = {}
     for image in images(folder):
@@ -105,17 +113,18 @@ def read_rows(table: Table, folder: Path, figure: Callable[[Row], Figure]) -> Da
         try:
             about = figure(row)
             label = spelled(about.label, "label")
-            votes, phases = experts_votes(row), experts_phases(row)
-            path = find_crop(crops, about.crop, label)
+            votes, phases = experts_votes(row) if about.votes is None else about.votes, experts_phases(row)
+            path = find(crops, about.crop, label)
         except ValueError as error:
             raise DataError(f"{where}: {error}.") from error
         if path is None:
             missing.append(f"{where}: there is no crop {about.crop} in {folder}")
             continue
-        first, group = used.setdefault(path, (line, about.group))
-        if group != about.group:
+        first, group, known = used.setdefault(path, (line, about.group, label))
+        if (group, known) != (about.group, label):
+            what = "label" if group == about.group else "slide"
             raise DataError(
-                f"{where}: the crop {path} is in line {first}, too, of another slide; remove the wrong row."
+                f"{where}: the crop {path} is in line {first}, too, with another {what}; remove the wrong row."
             )
         if folder_label(path) not in (None, label):
             data.doubtful.append(f"{where}: the label is {CLASSES[label]}, but {path} is in another class's folder")

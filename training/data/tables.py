@@ -82,12 +82,14 @@ def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]], bes
 
 
 def check_cells(table: Table, columns: Sequence[str]) -> None:
-    """Raises a DataError about the first row in which a cell of these columns is empty."""
+    """Raises a DataError about the first row in which a cell of these columns says nothing."""
     for line, row in table.numbered():
-        if empty := [column for column in columns if not row.get(column)]:
-            raise DataError(
-                f"{table.path}, line {line}: the cell of the column {empty[0]} is empty; fill it, or remove the row."
-            )
+        for column in columns:
+            if (cell := row.get(column, "")).lower() in NOTHING:
+                what = f"says '{cell}'" if cell else "is empty"
+                raise DataError(
+                    f"{table.path}, line {line}: the cell of the column {column} {what}; fill it, or remove the row."
+                )
 
 
 def slashed(name: str) -> str:
@@ -137,6 +139,18 @@ def find_crop(crops: dict[str, list[Path]], name: str, label: int) -> Path | Non
     if len(found) > 1:
         raise ValueError(f"both {found[0]} and {found[1]} may be the crop {name}; leave one in the folder")
     return found[0] if found else None
+
+
+def find_exactly(crops: dict[str, list[Path]], name: str, label: int) -> Path | None:
+    """As `find_crop`, but all the folders in the name must be those that the crop is in."""
+    *folders, last = Path(slashed(name)).parts
+    wanted = (*folders, crop_key(last))
+    found = []
+    for path in crops.get(crop_key(last), []):
+        *above, file = Path(slashed(str(path))).parts
+        if (*above, crop_key(file))[-len(wanted) :] == wanted:
+            found.append(path)
+    return find_crop({crop_key(last): found}, name, label)
 
 
 def spelled(cell: str, column: str) -> int:

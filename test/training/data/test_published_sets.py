@@ -213,13 +213,13 @@ def test_two_folders_of_a_set_are_refused(tmp_path: Path) -> None:
         read_atnorm_br(tmp_path / "c")
 
 
-def test_a_crop_of_two_slides_is_refused(tmp_path: Path) -> None:
+def test_a_crop_of_two_slides_or_two_labels_is_refused(tmp_path: Path) -> None:
     write_crop(tmp_path / "1.png", 1)
-    write_table(tmp_path / "t.csv", "image_id,filename,majority", "1,a,NMF", "1,a.svs,NMF", "1.png,b,NMF")
-    with pytest.raises(
-        DataError, match=r"t\.csv, line 4: the crop .*1\.png is in line 2, too, of another slide; remove"
-    ):
-        read_omg_octo(tmp_path)
+    for row, what in (("1.png,b,NMF", "slide"), ("1.png,a,AMF", "label")):
+        write_table(tmp_path / "t.csv", "image_id,filename,majority", "1,a,NMF", "1,a.svs,NMF", row)
+        message = rf"t\.csv, line 4: the crop .*1\.png is in line 2, too, with another {what}; remove the wrong row"
+        with pytest.raises(DataError, match=message):
+            read_omg_octo(tmp_path)
 
 
 def test_crops_are_found_by_name_in_any_folder_and_with_any_suffix(tmp_path: Path) -> None:
