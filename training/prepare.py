@@ -95,8 +95,8 @@ def prepare(
     _check_target(target)
     sets = [(name, read(folders[key].resolve())) for key, (name, read) in SETS.items() if key in folders]
     if own:
-        if own.name in (name for name, _ in SETS.values()):
-            raise DataError(f"{own.name} is a published set; give another --name for your own.")
+        if own.name.strip().lower() in ("", *(name.lower() for name, _ in SETS.values())):
+            raise DataError(f"The --name '{own.name}' is empty or a published set's; give another for your own.")
         sets.append((own.name, read_own_set(replace(own, images=own.images.resolve()))))
     found: list[Found] = []
     removed: Counter[tuple[str, str]] = Counter()

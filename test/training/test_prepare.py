@@ -212,8 +212,11 @@ def test_a_set_of_one_s_own_is_combined_with_published_ones(
     assert [s.group for s in samples if s.source == "Nord"] == ["Nord/S1", "Nord/S1"]
     main([out, *own])
     assert len(read_manifest(tmp_path / "out")) == 4
-    with pytest.raises(SystemExit, match=r"^AMi-Br is a published set; give another --name for your own\.$"):
-        main([out, *own, "--name", "AMi-Br"])
+    for name in ("AMi-BR", " "):
+        with pytest.raises(
+            SystemExit, match=rf"^The --name '{name}' is empty or a published set's; give another for your"
+        ):
+            main([out, *own, "--name", name])
     with pytest.raises(
         SystemExit, match=r"^.*lab\.csv, line 2: the atypical is '1', which is given neither .*; give it\.$"
     ):

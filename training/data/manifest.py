@@ -13,12 +13,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from model.constants import CLASSES
+from training.data.crop_files import find_path
 from training.data.csv_file import Row, read_csv
 from training.data.duplicates import listing
 from training.data.published_sets import AMIBR_MANIFEST, amibr_figure
 from training.data.sample import DataError, Sample
 from training.data.table_set import experts_phases, experts_votes
-from training.data.tables import agreement_share, find_path, group_name, named_phases, vote_share
+from training.data.tables import agreement_share, group_name, named_phases, vote_share
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,12 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from model.constants import CLASSES
+from training.data.crop_files import find_exactly, slashed
 from training.data.csv_file import Row, Table, read_csv
 from training.data.published_sets import slide_group
 from training.data.sample import DataError
 from training.data.table_set import VOTE_COLUMN, DataSet, Figure, read_rows
-from training.data.tables import NOTHING, agreement_share, check_cells, find_exactly, slashed, spelled
+from training.data.tables import NOTHING, agreement_share, check_cells, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,8 @@ def _columns(own: OwnSet, table: Table) -> dict[str, str]:
         del columns["slide"]
     elif "slide" not in columns:
         raise DataError(
-            f"{table.path} has no column slide, and crops of one slide are so alike that they must be on one side of a "
-            f"split; name the column with --columns slide=NAME ({there}), or write slide={NO_SLIDE} if each crop is of "
-            "a slide of its own."
+            f"{table.path} has no column slide, and crops of one slide on both sides of a split make figures too good; "
+            f"name it with --columns slide=NAME, or write slide={NO_SLIDE} if each crop has a slide of its own."
         )
     for role in NEEDED[:2]:
         if role not in columns:

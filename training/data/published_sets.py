@@ -27,10 +27,11 @@ from pathlib import Path
 
 from model.constants import CLASSES
 from training.data.blocks import in_blocks
+from training.data.crop_files import crop_key, folder_label, images, set_folder
 from training.data.csv_file import Row, read_csv
 from training.data.sample import DataError, Sample
 from training.data.table_set import DataSet, Figure, read_table_set
-from training.data.tables import check_cells, crop_key, folder_label, group_name, images, set_folder, slide_name
+from training.data.tables import check_cells, group_name, slide_name
 
 AMIBR_MANIFEST = ("file", "label", "dataset", "slide")
 """Columns of the table that AMi-Br comes with when its crops are sorted into folders by class."""

@@ -6,21 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.constants import CLASSES
+from training.data.crop_files import crop_key, find_crop, folder_label, images, set_folder, visible_files
 from training.data.csv_file import Row, Table
 from training.data.sample import DataError, Sample
-from training.data.tables import (
-    NOTHING,
-    crop_key,
-    find_crop,
-    find_table,
-    folder_label,
-    images,
-    named_phases,
-    set_folder,
-    spelled,
-    visible_files,
-    vote_share,
-)
+from training.data.tables import NOTHING, find_table, named_phases, spelled, vote_share
 
 VOTE_COLUMN = re.compile(r"expert_?\d+(_atypical)?")
 PHASE_COLUMN = re.compile(r"expert_?\d+_(phase|label)")

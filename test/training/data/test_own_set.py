@@ -69,9 +69,7 @@ def test_an_agreement_counts_in_the_place_of_votes(lab: Path) -> None:
 
 def test_without_slides_the_user_must_say_so(lab: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_table(lab / "lab.csv", "file,label,case", "1.png,AMF,a", "2.png,NMF,a")
-    message = (
-        r"lab\.csv has no column slide, and crops of one slide are so alike .* slide=NAME \(its columns are file, lab"
-    )
+    message = r"lab\.csv has no column slide, and crops of one slide on both .* slide=NAME, or write slide=none if each"
     with pytest.raises(DataError, match=message):
         read_own_set(own_set(lab))
     assert [sample.group for sample in read_own_set(own_set(lab, "slide=case")).samples] == ["lab/a", "lab/a"]

@@ -347,3 +347,15 @@ def test_a_sentence_names_the_table_and_the_line_in_any_dialect(rows: list[str],
     write_table(tmp_path / "t.csv", "sep=;", *rows)
     with pytest.raises(DataError, match=rf"t\.csv, {message}"):
         read_omg_octo(tmp_path)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_crop(tmp_path / "elsewhere" / f"{seed}.png", seed)
+    folder = tmp_path / "set"
+    write_table(folder / "t.csv", *TABLE)
+    (folder / "crops").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(folder)
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    samples = read_omg_octo(folder).samples
+    assert [sample.path for sample in samples] == [folder / "crops" / "1.png", folder / "crops" / "2.png"]
