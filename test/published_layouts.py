@@ -63,7 +63,7 @@ def write_omg_octo(folder: Path) -> Path:
 
 def write_atnorm_br(folder: Path) -> Path:
     """Pictures 31 to 33."""
-    for seed, name in enumerate(["Atypical/7", "Normal/1", "Normal/2"], start=31):
+    for seed, name in enumerate(["Atypical/7", "Normal/1", "Normal/9"], start=31):
         write_crop(folder / f"{name}.png", seed)
     return folder
 
@@ -71,14 +71,38 @@ def write_atnorm_br(folder: Path) -> Path:
 def write_atnorm_md(folder: Path) -> Path:
     """Pictures 41 and 42, and picture 12 of MIDOG25 once more."""
     write_table(
-        folder / "labels.csv",
+        folder / "AtNorM-MD_expert_votes.csv",
         "Filename,Expert_1,Expert_2,Expert_3,Expert_4,Expert_5,Majority",
-        "a.png,AMF,AMF,NMF,AMF,NMF,AMF",
-        "b.png,NMF,NMF,NMF,NMF,NMF,NMF",
-        "c.png,AMF,AMF,AMF,AMF,AMF,AMF",
+        "188.png,Atypical,Atypical,Normal,Atypical,Normal,Atypical",
+        "189.png,Normal,Normal,Normal,Normal,Normal,Normal",
+        "190.png,Atypical,Atypical,Atypical,Atypical,Atypical,Atypical",
     )
-    for seed, name in ((41, "Atypical/a"), (42, "Normal/b"), (12, "Atypical/c")):
+    for seed, name in ((41, "Atypical/188"), (42, "Normal/189"), (12, "Atypical/190")):
         write_crop(folder / f"{name}.png", seed)
+    return folder
+
+
+def write_benchmark_repository(folder: Path) -> Path:
+    """AMi-Br's benchmark as its repository is cloned: three sets, AMi-Br in two splits, only one with a table."""
+    write_table(
+        folder / "AMi-Br" / "amibr_train_split.csv",
+        "slide,dataset,uid,expert1_label,expert2_label,expert1_atypical,expert2_atypical,expert3_atypical,majority_atypical,"
+        "dataset_uid,final_label",
+        "002.tiff,MIDOG21,6,NMF metaphase,NMF metaphase,False,False,False,False,MIDOG21_6.png,Normal",
+        "002.tiff,MIDOG21,7,AMF other,NMF metaphase,True,False,True,True,MIDOG21_7.png,Atypical",
+        "04_stitched1.tif,TUPAC16,6,AMF other,AMF other,True,True,True,True,TUPAC16_6.png,Atypical",
+    )
+    names = (
+        "Train/Normal/MIDOG21_6",
+        "Train/Atypical/MIDOG21_7",
+        "Test/Normal/MIDOG21_6000",
+        "Train/Atypical/TUPAC16_6",
+    )
+    for seed, name in enumerate(names, start=1):
+        write_crop(folder / "AMi-Br" / f"{name}.png", seed)
+    write_atnorm_br(folder / "AtNorM-Br")
+    write_atnorm_md(folder / "AtNorM-MD")
+    write_table(folder / "End-to-End_DL_Baselines" / "results.csv", "fold,balanced_accuracy", "1,0.8")
     return folder
 
 

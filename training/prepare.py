@@ -2,8 +2,13 @@
 
 .venv/bin/python -m training.prepare OUT --amibr DIR --midog25 DIR --omg-octo DIR --atnorm-br DIR --atnorm-md DIR
 
-Any of the sets may be left out. `training/train.sh RECIPE data.root=OUT` then trains on them. What is there twice is
-used once. Sets take precedence in the order above, whatever the order of the options:
+Any of the sets may be left out. `training/train.sh RECIPE data.root=OUT` then trains on them. A set of one's own comes
+with a table, whose columns are named unless they are called file, label, slide and domain:
+
+.venv/bin/python -m training.prepare OUT --images DIR --labels CSV --columns file=NAME,label=NAME,slide=NAME,domain=NAME
+
+What is there twice is used once. Sets take precedence in the order above, one's own last, whatever the order of the
+options:
 
 * Of a slide that several sets have crops of, only the first set's are used. So far that is MIDOG 2021's slides, which
   are in AMi-Br and in MIDOG25.
@@ -16,7 +21,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that the file can be run by its path, too
@@ -27,11 +32,12 @@ from tqdm import tqdm
 from model.constants import CLASSES
 from model.errors import CropError, UserError, one_line
 from model.images.read import read_crops
+from training.data.csv_file import read_csv
 from training.data.duplicates import NAMED, find_duplicates, listing, pixels_digest
 from training.data.manifest import COLUMNS, MANIFEST, PHASES, write_manifest
+from training.data.own_set import ROLES, OwnSet, own_spellings, parse_columns, read_own_set
 from training.data.published_sets import SETS
 from training.data.sample import DataError, Sample
-from training.data.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -65,32 +71,41 @@ class Prepared:
         return [sample for _, sample in self.found]
 
 
-def prepare(target: Path, folders: dict[str, Path], size: int = 128, show_progress: bool = False) -> Prepared:
+def prepare(
+    target: Path,
+    folders: dict[str, Path],
+    own: OwnSet | None = None,
+    size: int = 128,
+    show_progress: bool = False,
+) -> Prepared:
     """Writes `manifest.csv` about the crops of several data sets, or nothing if one of them cannot be used.
 
     Args:
         target: folder for the manifest, made when missing.
-        folders: where the sets are, by their keys in `training.data.published_sets.SETS`; at least one.
+        folders: where the sets are, by their keys in `training.data.published_sets.SETS`.
+        own: a set of the user's own.
         size: height and width that every crop must have, in pixels.
         show_progress: show a bar on stderr while crops are read.
 
     Raises:
-        DataError: a set is not laid out as published, a crop is missing, unreadable or of another size, or the manifest
-            cannot be written.
+        DataError: a set is not laid out as published, or as the user says; a crop is missing, unreadable or of another
+            size, or the manifest cannot be written.
     """
     target = target.resolve()
     _check_target(target)
+    sets = [(name, read(folders[key].resolve())) for key, (name, read) in SETS.items() if key in folders]
+    if own:
+        if own.name.strip().lower() in ("", *(name.lower() for name, _ in SETS.values())):
+            raise DataError(f"The --name '{own.name}' is empty or a published set's; give another for your own.")
+        sets.append((own.name, read_own_set(replace(own, images=own.images.resolve()))))
     found: list[Found] = []
     removed: Counter[tuple[str, str]] = Counter()
-    for key, (name, read) in SETS.items():
-        if key not in folders:
-            continue
-        data = read(folders[key].resolve())
+    for name, data in sets:
         found += [(name, sample) for sample in data.samples]
         removed[name, DOUBTFUL] = len(data.doubtful)
         removed[name, UNLISTED] = len(data.unlisted)
         _warn(f"crops of {name} are left out, their label being contradicted", data.doubtful)
-        _warn(f"images of {name} are left out, its table not naming them", data.unlisted)
+        _warn(f"images of {name} are left out, {data.table or 'no class folder'} not naming them", data.unlisted)
     found = drop_shared_slides(found, removed)
     found = drop_same_pixels(found, size, removed, show_progress)
     left = sum(name == "AtNorM-MD" for name, _ in found)
@@ -170,17 +185,18 @@ def read_crop(path: Path, size: int) -> np.ndarray:
 
 def summary(prepared: Prepared) -> str:
     """Tables of the crops by set, source, domain and class, and of those left out by set and reason."""
-    order = [name for name, _ in SETS.values()]
+    names = [name for name, _ in SETS.values()]
+    names += [name for name, *_ in (*prepared.found, *prepared.removed) if name not in names]
     parts: dict[tuple[str, str, str], list[Sample]] = {}
     for name, sample in prepared.found:
         parts.setdefault((name, sample.source, sample.domain), []).append(sample)
     rows: list[tuple[object, ...]] = [("set", "source", "domain", "groups", *CLASSES)]
-    for key in sorted(parts, key=lambda key: (order.index(key[0]), *key)):
+    for key in sorted(parts, key=lambda key: (names.index(key[0]), *key)):
         rows.append((*key, *_counts(parts[key])))
     text = _aligned([*rows, ("all", "", "", *_counts(prepared.samples))])
     if prepared.removed:
         left_out = [(name, reason, count) for (name, reason), count in prepared.removed.items()]
-        left_out.sort(key=lambda row: order.index(row[0]))
+        left_out.sort(key=lambda row: names.index(row[0]))
         text += "\n\n" + _aligned([("set", "left out", "crops"), *left_out])
     return text
 
@@ -195,8 +211,8 @@ def _check_target(target: Path) -> None:
     """Keeps a set's own `manifest.csv` from being replaced."""
     path = target / MANIFEST
     if path.exists():
-        rows = read_table(path, "give another folder")
-        if rows and tuple(rows[0]) not in (COLUMNS, (*COLUMNS, PHASES)):
+        table = read_csv(path, "give another folder")
+        if table.rows and table.columns not in (COLUMNS, (*COLUMNS, PHASES)):
             raise DataError(f"{path} was not written by this program; give another folder for the new manifest.")
 
 
@@ -223,14 +239,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help=f"folder for {MANIFEST}")
     for key, (name, _) in SETS.items():
         parser.add_argument(f"--{key.replace('_', '-')}", type=Path, metavar="DIR", help=f"folder of {name}")
+    own = parser.add_argument_group("a set of one's own")
+    own.add_argument("--images", type=Path, metavar="DIR", help="folder of the crops")
+    own.add_argument("--labels", type=Path, metavar="CSV", help="table of the crops")
+    own.add_argument(
+        "--columns",
+        default="",
+        metavar="ROLE=NAME,…",
+        help=f"columns that are not called as what they are: {', '.join(ROLES)}; slide=none if each crop has its own; "
+        "experts=NAME+NAME for votes",
+    )
+    own.add_argument("--name", default="own", help="of the set: its source, and domain, without a column (own)")
+    for label in ("atypical", "normal"):
+        own.add_argument(
+            f"--{label}", action="append", default=[], metavar="VALUE", help=f"how the table writes {label}; repeatable"
+        )
     parser.add_argument("--size", type=int, default=128, help="height and width of all crops in pixels (128)")
     parsed = parser.parse_args(arguments)
     folders = {key: getattr(parsed, key) for key in SETS if getattr(parsed, key) is not None}
-    if not folders:
+    if (parsed.images is None) != (parsed.labels is None):
+        parser.error("give --images and --labels together")
+    if parsed.images is None and (parsed.columns or parsed.atypical or parsed.normal):
+        parser.error("--columns, --atypical and --normal are about a set of one's own; give its --images and --labels")
+    if not folders and parsed.images is None:
         parser.error("give the folder of at least one data set")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        prepared = prepare(parsed.out, folders, parsed.size, show_progress=sys.stderr.isatty())
+        own_set = None
+        if parsed.images is not None:
+            columns = parse_columns(parsed.columns) if parsed.columns else {}
+            spellings = own_spellings(parsed.atypical, parsed.normal)
+            own_set = OwnSet(parsed.images, parsed.labels, columns, spellings, parsed.name)
+        prepared = prepare(parsed.out, folders, own_set, parsed.size, show_progress=sys.stderr.isatty())
     except UserError as error:
         sys.exit(one_line(error))
     print(summary(prepared))

@@ -54,7 +54,7 @@ def test_the_manifest_holds_every_crop_once_and_is_read_back_equal(
         ("AtNorM-MD", "same pixels as another crop"): 1,
     }
     names = {f"{name}/{sample.path.name}" for name, sample in prepared.found}
-    assert not names & {"MIDOG25/3.png", "AtNorM-MD/c.png"} and {"AMi-Br/MIDOG21_6.png", "MIDOG25/2.png"} <= names
+    assert not names & {"MIDOG25/3.png", "AtNorM-MD/190.png"} and {"AMi-Br/MIDOG21_6.png", "MIDOG25/2.png"} <= names
     assert "5.png" in caplog.text and "2 of them may be of slides of AMi-Br or MIDOG25" in caplog.text
 
 
@@ -94,14 +94,14 @@ def test_rows_whose_label_is_contradicted_are_left_out_and_named(
 ) -> None:
     folder = write_atnorm_md(tmp_path / "md")
     write_table(
-        folder / "labels.csv",
+        folder / "AtNorM-MD_expert_votes.csv",
         " Filename ,EXPERT_1,Expert_2,Expert_3,majority",
-        "a.png, 1 ,0,0.0,AMF",
-        "b.png,False,,nan,normal",
-        "Atypical/c.png,0,0,1,Normal",
+        "188.png, 1 ,0,0.0,AMF",
+        "189.png,False,,nan,normal",
+        "Atypical/190.png,0,0,1,Normal",
     )
     prepared = prepare(tmp_path / "out", {"atnorm_md": folder})
-    assert facts(prepared.samples) == [("b.png", 0, "AtNorM-MD", "AtNorM-MD", 1)]
+    assert facts(prepared.samples) == [("189.png", 0, "AtNorM-MD", "AtNorM-MD/0189-0189", 1)]
     assert prepared.removed == {("AtNorM-MD", "label contradicted"): 2}
     assert "line 2: most of the experts' votes are against the label atypical" in caplog.text
     assert "line 4: the label is normal, but" in caplog.text
@@ -112,13 +112,13 @@ def test_bad_crops_are_refused_by_name_and_nothing_is_written(
 ) -> None:
     out = tmp_path / "out"
     chosen = {key: folders[key] for key in ("omg_octo", "atnorm_br")}
-    write_crop(folders["atnorm_br"] / "Normal" / "2.png", 33, side=64)
-    with pytest.raises(DataError, match=r"Normal/2\.png is 64 x 64 pixels instead of 128 x 128; .* --size .*large\.$"):
+    write_crop(folders["atnorm_br"] / "Normal" / "9.png", 33, side=64)
+    with pytest.raises(DataError, match=r"Normal/9\.png is 64 x 64 pixels instead of 128 x 128; .* --size .*large\.$"):
         prepare(out, chosen)
     (folders["omg_octo"] / "c4b9_x1_y2.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"c4b9_x1_y2\.png cannot be read .* \(1 more crops cannot be used either\)\.$"):
         prepare(out, chosen)
-    assert "Normal/2.png" in caplog.text
+    assert "Normal/9.png" in caplog.text
     assert not out.exists()
     write_crop(folders["atnorm_br"] / "Atypical" / "7.png", 31, side=64)
     write_crop(folders["atnorm_br"] / "Normal" / "1.png", 32, side=64)
@@ -190,6 +190,45 @@ def test_the_command_prints_counts_and_ends_with_one_sentence(
     with pytest.raises(SystemExit) as stop:
         main([out])
     assert stop.value.code == 2 and "at least one data set" in capsys.readouterr().err
+
+
+def test_a_set_of_one_s_own_is_combined_with_published_ones(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its crops come last: one has the pixels of a crop of OMG-Octo, one is of a slide that AMi-Br has crops of."""
+    for seed, name in ((51, "a/1"), (52, "a/2"), (21, "b/1"), (53, "b/2")):
+        write_crop(tmp_path / "lab" / f"{name}.png", seed)
+    table = tmp_path / "lab.csv"
+    rows = ["a/1.png,1,S1,Nord", "a/2.png,0,S1,Nord", "b/1.png,1,S2,Nord", "b/2.png,0,2,MIDOG21"]
+    write_table(table, "Image,atypical,slide,source", *rows)
+    out = str(tmp_path / "out")
+    sets = ["--amibr", str(folders["amibr"]), "--omg-octo", str(folders["omg_octo"])]
+    own = ["--images", str(tmp_path / "lab"), "--labels", str(table), "--columns", "file=image,label=atypical"]
+    main([out, *sets, *own, "--name", "Lab"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "Lab Nord Lab 1 1 1" in lines and "all 6 4 4" in lines
+    assert lines[-4:-2] == ["Lab slide in an earlier set 1", "Lab same pixels as another crop 1"]
+    samples = read_manifest(tmp_path / "out")
+    assert [s.group for s in samples if s.source == "Nord"] == ["Nord/S1", "Nord/S1"]
+    main([out, *own])
+    assert len(read_manifest(tmp_path / "out")) == 4
+    for name in ("AMi-BR", " "):
+        with pytest.raises(
+            SystemExit, match=rf"^The --name '{name}' is empty or a published set's; give another for your"
+        ):
+            main([out, *own, "--name", name])
+    with pytest.raises(
+        SystemExit, match=r"^.*lab\.csv, line 2: the atypical is '1', which is given neither .*; give it\.$"
+    ):
+        main([out, *own, "--atypical", "yes"])
+    for words, message in (
+        (own[:2], "give --images and --labels together"),
+        (own[4:], "are about a set of one's own"),
+        (["--normal", "0", *sets], "are about a set of one's own"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([out, *words])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,10 +13,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from model.constants import CLASSES
+from training.data.crop_files import find_path
+from training.data.csv_file import Row, read_csv
 from training.data.duplicates import listing
-from training.data.published_sets import AMIBR_MANIFEST, amibr_figure, experts_phases, experts_votes
+from training.data.published_sets import AMIBR_MANIFEST, amibr_figure
 from training.data.sample import DataError, Sample
-from training.data.tables import Row, group_name, named_phases, normal_row, read_table, vote_share
+from training.data.table_set import experts_phases, experts_votes
+from training.data.tables import agreement_share, group_name, named_phases, vote_share
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +43,16 @@ def read_manifest(root: Path) -> list[Sample]:
             other.
     """
     path = root / MANIFEST
-    rows = read_table(path, f"give a folder of crops and their {MANIFEST} as data.root=DIR (training/prepare.py)")
-    columns, sample_of = (AMIBR_MANIFEST, _amibr_sample) if rows and "file" in rows[0] else (COLUMNS, _sample)
-    missing = [column for column in columns if not rows or column not in rows[0]]
+    table = read_csv(path, f"give a folder of crops and their {MANIFEST} as data.root=DIR (training/prepare.py)")
+    columns, sample_of = (AMIBR_MANIFEST, _amibr_sample) if "file" in table.columns else (COLUMNS, _sample)
+    missing = [column for column in columns if not table.rows or column not in table.columns]
     if missing:
         raise DataError(f"{path} has no rows with a column {missing[0]}; it needs {', '.join(columns)}.")
     found: dict[Path, tuple[int, Sample]] = {}
     groups: dict[str, str] = {}
     again: list[str] = []
-    for line, row in enumerate(rows, start=2):
-        if None in (row[column] for column in columns):
+    for line, row in table.numbered():
+        if any(column not in row for column in columns):
             raise DataError(f"{path}, line {line} has too few columns; it needs {', '.join(columns)}.")
         if row["label"] not in CLASSES:
             raise DataError(f"{path}, line {line}: the label is '{row['label']}'; write normal or atypical.")
@@ -75,19 +78,16 @@ def read_manifest(root: Path) -> list[Sample]:
 
 
 def _sample(root: Path, row: Row) -> Sample:
-    agreement = float(row["agreement"] or 1)
-    if not 0.5 <= agreement <= 1:
-        raise ValueError(f"the agreement is {row['agreement']}; write the share of experts who gave the label")
-    label, phases = CLASSES.index(row["label"]), named_phases((row.get(PHASES) or "").split(";"))
-    return Sample(root / row["path"], label, row["domain"], row["group"], row["source"], agreement, phases)
+    agreement = agreement_share(row["agreement"])
+    label, phases = CLASSES.index(row["label"]), named_phases(row.get(PHASES, "").split(";"))
+    return Sample(find_path(root, row["path"]), label, row["domain"], row["group"], row["source"], agreement, phases)
 
 
 def _amibr_sample(root: Path, row: Row) -> Sample:
     """A row of AMi-Br's own table, read as `training.prepare` reads it."""
-    row = normal_row(row)
     about, label = amibr_figure(row), CLASSES.index(row["label"])
     agreement, phases = vote_share(experts_votes(row), label), experts_phases(row)
-    return Sample(root / about.crop, label, about.domain, about.group, about.source, agreement, phases)
+    return Sample(find_path(root, about.crop), label, about.domain, about.group, about.source, agreement, phases)
 
 
 def write_manifest(root: Path, samples: Sequence[Sample]) -> Path:

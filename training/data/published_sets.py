@@ -1,103 +1,73 @@
 """The open sets of atypical and normal mitotic figures, read from the folders they are downloaded as.
 
     AMi-Br      a table slide,dataset,uid,expertN_label,expertN_atypical,majority_atypical and crops DATASET_UID (its
-                repository), or a table file,label,dataset,slide,expertN,expertN_phase
+                repository); a table slide,dataset_uid,final_label and crops dataset_uid (the training split in its
+                benchmark's repository); or a table file,label,dataset,slide,expertN,expertN_phase
     MIDOG25     a table image_id,filename,Tumor,Scanner,Species,expertN,majority
     OMG-Octo    a table image_id,filename,majority, or image_file,label
     AtNorM-Br   no table; folders Atypical and Normal
-    AtNorM-MD   a table Filename,Expert_N,Majority
+    AtNorM-MD   a table Filename,Expert_N,Majority; the same folders, and perhaps a table Filename,Tumor, `domains.csv`
 
 A table is any CSV file in the folder with these columns, in any order and case, and others. Crops may be in folders in
-it and have any of the suffixes that are read.
+it and have any of the suffixes that are read. Where a folder in the given one is called as the set, as in the
+repository AMi-Br_Benchmark, which holds three of them, the set is that folder; its table may be beside it.
 
 A sample's source is the data set that its slide was published in, whatever set of labels it was found in: AMi-Br's are
 MIDOG21 and TUPAC16, and MIDOG25's crops of MIDOG 2021's slides are MIDOG21's too, so that holding out a source leaves
 none of its slides in training. Its group is its slide. AMi-Br and MIDOG25 share the numbered slides of the MIDOG
 challenges, `MIDOG/001` and so on; TUPAC16's and OMG-Octo's slides are others. The domain of MIDOG 2021's and TUPAC16's
-slides is their scanner alone, as their tumour and species are one. Neither AtNorM set says which slide a crop is of
-(AtNorM-Br's files are merely numbered), so each of them is one group: it is never split between training and
-validation.
+slides is their scanner alone, as their tumour and species are one. Neither AtNorM set says which slide a crop is of,
+but their files are numbered slide by slide: runs of neighbouring numbers stand in for slides (`training.data.blocks`).
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from model.constants import CLASSES
+from training.data.blocks import in_blocks
+from training.data.crop_files import crop_key, folder_label, images, set_folder
+from training.data.csv_file import Row, read_csv
 from training.data.sample import DataError, Sample
-from training.data.tables import (
-    NOTHING,
-    Row,
-    find_crop,
-    find_table,
-    folder_label,
-    images,
-    named_phases,
-    slide_name,
-    spelled,
-    vote_share,
-)
+from training.data.table_set import DataSet, Figure, read_table_set
+from training.data.tables import check_cells, group_name, slide_name
 
-VOTE_COLUMN = re.compile(r"expert_?\d+(_atypical)?")
-PHASE_COLUMN = re.compile(r"expert_?\d+_(phase|label)")
 AMIBR_MANIFEST = ("file", "label", "dataset", "slide")
 """Columns of the table that AMi-Br comes with when its crops are sorted into folders by class."""
+AMIBR_BENCHMARK = ("slide", "dataset_uid", "final_label")
+"""Columns of the table of the training split in the repository of AMi-Br's benchmark."""
 AMIBR_REPOSITORY = ("slide", "dataset", "uid", "majority_atypical")
 """Columns of the table in AMi-Br's repository."""
 MIDOG21_SLIDES = frozenset(f"MIDOG/{number:03d}" for number in range(1, 151))
 """Groups of the MIDOG challenges' slides that are MIDOG 2021's, all of human breast cancer."""
-
-
-@dataclass
-class DataSet:
-    """What a folder holds.
-
-    Attributes:
-        samples: the usable crops, in the order of the table.
-        doubtful: a sentence for each row left out because its label is contradicted, by most of the experts or by the
-            folder that the crop is in.
-        unlisted: images that no row of the table is about.
-    """
-
-    samples: list[Sample] = field(default_factory=list)
-    doubtful: list[str] = field(default_factory=list)
-    unlisted: list[Path] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What a row says of a mitotic figure.
-
-    Attributes:
-        crop: name of its image, with or without suffix and folders.
-        label: as the table writes it.
-        domain, group, source: as in `Sample`.
-    """
-
-    crop: str
-    label: str
-    domain: str
-    group: str
-    source: str
+TUMOURS = "domains.csv"
+"""The file beside AtNorM-MD's crops that says which tumour each is of; the set is published without."""
 
 
 def read_amibr(folder: Path) -> DataSet:
-    """AMi-Br, in its repository's layout or as folders of crops with `manifest.csv`; raises as `read_table_set`."""
-    return read_table_set("AMi-Br", folder, [AMIBR_MANIFEST, AMIBR_REPOSITORY], amibr_figure)
+    """AMi-Br, as its repository, its benchmark's, or folders of crops with `manifest.csv`; raises as `read_table_set`.
+
+    Of the benchmark's two splits only the training split has a table that says of which slides it is; the test split is
+    left out.
+    """
+    return read_table_set("AMi-Br", folder, [AMIBR_MANIFEST, AMIBR_BENCHMARK, AMIBR_REPOSITORY], amibr_figure)
 
 
 def amibr_figure(row: Row) -> Figure:
-    """What a row of AMi-Br says, in the columns `AMIBR_MANIFEST` or `AMIBR_REPOSITORY`.
+    """What a row of AMi-Br says, in the columns `AMIBR_MANIFEST`, `AMIBR_BENCHMARK` or `AMIBR_REPOSITORY`.
 
     Raises:
         ValueError: the slide has no name.
     """
-    dataset, slide = row["dataset"], row["slide"]
+    benchmark, slide = row.get("dataset_uid", ""), row["slide"]
+    dataset = row.get("dataset") or benchmark.split("_")[0]
     domain = amibr_domain(dataset, slide)
-    group = midog_slide(slide) if dataset.upper().startswith("MIDOG") else f"{dataset}/{slide_name(slide, 2)}"
+    group = midog_slide(slide) if is_midog(dataset) else f"{dataset}/{slide_name(slide, 2)}"
     if "file" in row:
         return Figure(row["file"], row["label"], domain, group, dataset)
+    if "final_label" in row:
+        return Figure(benchmark, row["final_label"], domain, group, dataset)
     return Figure(f"{dataset}_{row['uid']}", row["majority_atypical"], domain, group, dataset)
 
 
@@ -134,31 +104,66 @@ def read_omg_octo(folder: Path) -> DataSet:
 
 
 def read_atnorm_md(folder: Path) -> DataSet:
-    """AtNorM-MD; raises as `read_table_set`."""
+    """AtNorM-MD, in blocks of numbers, with the tumours of `domains.csv` as domains where that is; raises as
+    `read_table_set`."""
+    tumours = read_tumours(set_folder(folder, "AtNorM-MD") / TUMOURS)
 
     def figure(row: Row) -> Figure:
-        return Figure(row["filename"], row["majority"], "AtNorM-MD", "AtNorM-MD", "AtNorM-MD")
+        domain = "AtNorM-MD"
+        if tumours:
+            domain = tumours.get(crop_key(row["filename"]), "")
+            if not domain:
+                raise ValueError(f"the table {TUMOURS} beside the crops has no row for {row['filename']}; add it")
+        return Figure(row["filename"], row["majority"], domain, "AtNorM-MD", "AtNorM-MD")
 
-    return read_table_set("AtNorM-MD", folder, [("filename", "expert_1", "majority")], figure)
+    data = read_table_set("AtNorM-MD", folder, [("filename", "expert_1", "majority")], figure)
+    return replace(data, samples=in_blocks(data.samples))
+
+
+def read_tumours(path: Path) -> dict[str, str]:
+    """Tumour by `crop_key` from a table Filename,Tumor; empty where there is no such file.
+
+    Raises:
+        DataError: it lacks these columns or one of their cells, or a crop has two tumours.
+    """
+    if not path.is_file():
+        return {}
+    table = read_csv(path, "give a table that can be read, or remove it")
+    columns = ("filename", "tumor")
+    if missing := [column for column in columns if column not in table.columns]:
+        raise DataError(f"{path} has no column {missing[0]}; it needs {','.join(columns)}.")
+    check_cells(table, columns)
+    tumours: dict[str, str] = {}
+    for line, row in table.numbered():
+        if tumours.setdefault(crop_key(row["filename"]), row["tumor"]) != row["tumor"]:
+            raise DataError(f"{path}, line {line}: {row['filename']} has another tumour further up; remove one row.")
+    return tumours
 
 
 def read_atnorm_br(folder: Path) -> DataSet:
-    """AtNorM-Br, the crops in folders `Atypical` and `Normal`.
+    """AtNorM-Br, the crops in folders `Atypical` and `Normal`, in blocks of numbers.
 
     Raises:
-        DataError: one of them is missing or empty.
+        DataError: one of them is missing or empty, or there are two of them.
     """
+    folder = set_folder(folder, "AtNorM-Br")
     data = DataSet()
+    folders: dict[str, Path] = {}
     for path in images(folder):
         label = folder_label(path)
         if label is None:
             data.unlisted.append(path)
-        else:
-            data.samples.append(Sample(path, label, "AtNorM-Br", "AtNorM-Br", "AtNorM-Br"))
-    for label, name in enumerate(CLASSES):
-        if not any(sample.label == label for sample in data.samples):
+            continue
+        first = folders.setdefault(CLASSES[label], path.parent)
+        if first != path.parent:
+            raise DataError(
+                f"Both {first} and {path.parent} have crops; give AtNorM-Br's folder, and nothing else in it."
+            )
+        data.samples.append(Sample(path, label, "AtNorM-Br", "AtNorM-Br", "AtNorM-Br"))
+    for name in CLASSES:
+        if name not in folders:
             raise DataError(f"{folder} has no folder {name.title()} with crops; give AtNorM-Br's folder.")
-    return data
+    return replace(data, samples=in_blocks(data.samples))
 
 
 SETS: dict[str, tuple[str, Callable[[Path], DataSet]]] = {
@@ -171,69 +176,18 @@ SETS: dict[str, tuple[str, Callable[[Path], DataSet]]] = {
 """Name on the command line: name to the user and reader; in the order in which sets take precedence."""
 
 
-def read_table_set(
-    name: str, folder: Path, tables: Sequence[tuple[str, ...]], figure: Callable[[Row], Figure]
-) -> DataSet:
-    """Reads a set that has a table.
+def is_midog(source: str) -> bool:
+    """Whether a source is one of the MIDOG challenges, whose slides have numbers in common."""
+    return re.fullmatch(r"MIDOG\d*|MIDOG\+\+", source.upper()) is not None
 
-    Args:
-        name: of the set.
-        folder: with the table and the crops.
-        tables: the columns to look for, one tuple for each form of the table.
-        figure: what a row says; experts' votes apart.
+
+def slide_group(source: str, slide: str) -> str:
+    """Group of a slide of any source: that of `midog_slide`, or source and slide, folders being part of its name.
 
     Raises:
-        DataError: there is no such table, or more than one; a row cannot be understood, or its crop is missing.
+        ValueError: the slide has no name.
     """
-    data = DataSet()
-    used: set[Path] = set()
-    missing: list[str] = []
-    crops: dict[str, list[Path]] = {}
-    for image in images(folder):
-        crops.setdefault(image.stem, []).append(image)
-    table, rows = find_table(name, folder, tables)
-    for line, row in enumerate(rows, start=2):
-        where = f"{table}, line {line}"
-        try:
-            about = figure(row)
-            label = spelled(about.label, "label")
-            votes, phases = experts_votes(row), experts_phases(row)
-            path = find_crop(crops, about.crop, label)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}.") from error
-        if path is None:
-            missing.append(f"{where}: there is no crop {about.crop} in {folder}")
-            continue
-        used.add(path)
-        if folder_label(path) not in (None, label):
-            data.doubtful.append(f"{where}: the label is {CLASSES[label]}, but {path} is in another class's folder")
-            continue
-        try:
-            agreement = vote_share(votes, label)
-        except ValueError as error:
-            data.doubtful.append(f"{where}: {error}")
-            continue
-        data.samples.append(Sample(path, label, about.domain, about.group, about.source, agreement, phases))
-    if missing:
-        others = f", as for {len(missing) - 1} more rows" if len(missing) > 1 else ""
-        raise DataError(f"{missing[0]}{others}; download the crops again, or remove the rows.")
-    data.unlisted = [path for paths in crops.values() for path in paths if path not in used]
-    return data
-
-
-def experts_votes(row: Row) -> list[bool]:
-    """The experts' votes, true for atypical; those who said nothing are left out.
-
-    Raises:
-        ValueError: a vote is neither.
-    """
-    names = [name for name in row if VOTE_COLUMN.fullmatch(name) and row[name].lower() not in NOTHING]
-    return [spelled(row[name], name) == 1 for name in names]
-
-
-def experts_phases(row: Row) -> tuple[str, ...]:
-    """What each expert called the phase; raises as `named_phases`."""
-    return named_phases(row[name] for name in row if PHASE_COLUMN.fullmatch(name))
+    return midog_slide(slide) if is_midog(source) else f"{source}/{group_name(slide)}"
 
 
 def midog_slide(filename: str) -> str:

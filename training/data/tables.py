@@ -1,19 +1,21 @@
-"""Tables that label crops, and the crops they name, in the folder of a data set."""
+"""Tables that label crops: which one is a set's, and what its cells say."""
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.constants import CLASSES
 from model.images.read import SUFFIXES
+from training.data.crop_files import slashed, visible_files
+from training.data.csv_file import Table, read_csv
+from training.data.duplicates import listing
 from training.data.sample import DataError
 
-Row = dict[str, str]
-"""A row of a table, names of columns in lower case, nothing with white space around it."""
+logger = logging.getLogger(__name__)
 
-SPELLINGS = dict.fromkeys(("nmf", "mf", "normal", "false", "0", "0.0"), 0)
-SPELLINGS |= dict.fromkeys(("amf", "atypical", "true", "1", "1.0"), 1)
+SPELLINGS = dict.fromkeys(("nmf", "mf", "normal", "false", "0", "0.0", "0,0"), 0)
+SPELLINGS |= dict.fromkeys(("amf", "atypical", "true", "1", "1.0", "1,0"), 1)
 """How tables write a label or a vote, in lower case."""
 
 SLIDE_SUFFIXES = {*SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".isyntax", ".czi", ".dcm"}
@@ -24,81 +26,70 @@ NOTHING = ("", "nan", "none", "na", "n/a", "null", "-")
 
 
 def read_table(path: Path, advice: str) -> list[dict[str, Any]]:
-    """The rows of a CSV file in UTF-8, with or without a byte order mark; cells that a short row lacks are None.
+    """The rows of a CSV file as `read_csv` reads them, None for cells that a short row lacks; raises as that."""
+    table = read_csv(path, advice)
+    return [{column: row.get(column) for column in table.columns} for row in table.rows]
+
+
+def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]], beside: Sequence[Path] = ()) -> Table:
+    """The one table in a folder, or in the folders in it, that has the columns of one of the forms.
+
+    Other CSV files may be in the folder, whatever they are; those that cannot be read are logged. Of several tables
+    that name a split, as `train.csv` and `test.csv`, those of the test split are passed over, which is logged, too.
 
     Args:
-        path: the file.
-        advice: what to do when it cannot be read, for the sentence of the error.
-
-    Raises:
-        DataError: it is missing, or no UTF-8 text.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); {advice}.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is no UTF-8 text ({error}); save it as CSV in UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{path} is no CSV file ({error}); save it as CSV in UTF-8.") from error
-
-
-def normal_row(row: Mapping[str, str | None]) -> Row:
-    """A row with the names of its columns in lower case, and without the white space around names and cells."""
-    return {name.strip().lower(): (value or "").strip() for name, value in row.items() if name is not None}
-
-
-def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]]) -> tuple[Path, list[Row]]:
-    """The one table in a folder, or in the folders in it, that has the columns of one of the forms.
+        source: whose table it is.
+        folder: to look in.
+        tables: the columns of each form, in lower case.
+        beside: CSV files elsewhere that may be the table, too.
 
     Raises:
         DataError: there is none, or more than one; or a cell of these columns, other than an expert's, is empty.
     """
-    found, lacking = [], []
-    for path in visible_files(folder, (".csv",)):
-        rows = [normal_row(row) for row in read_table(path, "give a table that can be read")]
-        wanting = [[column for column in columns if not rows or column not in rows[0]] for columns in tables]
+    found: list[tuple[Table, tuple[str, ...]]] = []
+    lacking: list[tuple[int, str]] = []
+    unreadable: list[str] = []
+    for path in [*visible_files(folder, (".csv",)), *beside]:
+        try:
+            table = read_csv(path, "give a table that can be read")
+        except DataError as error:
+            unreadable.append(str(error).rstrip("."))
+            continue
+        wanting = [
+            [column for column in columns if not table.rows or column not in table.columns] for columns in tables
+        ]
         fewest = min(wanting, key=len)
         if fewest:
             lacking.append((len(fewest), f"{path} has no rows with a column {fewest[0]}"))
         else:
-            found.append((path, rows, tables[wanting.index(fewest)]))
-    needed = " or ".join(",".join(columns) for columns in tables)
+            found.append((table, tables[wanting.index(fewest)]))
     if not found:
-        reason = min(lacking)[1] if lacking else f"{folder} has no table"
-        raise DataError(f"{reason}; {source} comes with a CSV file that has the columns {needed}.")
+        needed = " or ".join(",".join(columns) for columns in tables)
+        reasons = [*unreadable, *(reason for _, reason in sorted(lacking)[:1])] or [f"{folder} has no table"]
+        raise DataError(f"{'; '.join(reasons)}; {source} comes with a CSV file that has the columns {needed}.")
+    for reason in unreadable:
+        logger.warning("Not looked at for the table of %s: %s.", source, reason)
+    held_out = [table.path for table, _ in found if "test" in table.path.stem.lower()]
+    if 0 < len(held_out) < len(found):
+        found = [each for each in found if each[0].path not in held_out]
+        logger.warning("%s", listing(f"tables of {source} are passed over, being of its test split", held_out))
     if len(found) > 1:
-        raise DataError(f"Both {found[0][0]} and {found[1][0]} may be the table of {source}; leave one in the folder.")
-    path, rows, columns = found[0]
-    for line, row in enumerate(rows, start=2):
-        if empty := [column for column in columns if not row[column] and not column.startswith("expert")]:
-            raise DataError(
-                f"{path}, line {line}: the cell of the column {empty[0]} is empty; fill it, or remove the row."
-            )
-    return path, rows
+        first, second = found[0][0].path, found[1][0].path
+        raise DataError(f"Both {first} and {second} may be the table of {source}; leave one in the folder.")
+    table, columns = found[0]
+    check_cells(table, [column for column in columns if not column.startswith("expert")])
+    return table
 
 
-def find_crop(crops: dict[str, list[Path]], name: str, label: int) -> Path | None:
-    """The crop of a row, or None.
-
-    Args:
-        crops: image files by name without suffix.
-        name: of the crop in the table: with or without suffix and folders.
-        label: among crops of one name, the one in the folder of this class is meant.
-
-    Raises:
-        ValueError: several may be meant.
-    """
-    wanted = Path(name)
-    found = crops.get(wanted.stem if wanted.suffix.lower() in SUFFIXES else wanted.name, [])
-    if len(found) > 1:
-        found = [path for path in found if path.parts[-len(wanted.parts) :] == wanted.parts] or found
-    if len(found) > 1:
-        found = [path for path in found if folder_label(path) == label] or found
-    if len(found) > 1:
-        raise ValueError(f"both {found[0]} and {found[1]} may be the crop {name}; leave one in the folder")
-    return found[0] if found else None
+def check_cells(table: Table, columns: Sequence[str]) -> None:
+    """Raises a DataError about the first row in which a cell of these columns says nothing."""
+    for line, row in table.numbered():
+        for column in columns:
+            if (cell := row.get(column, "")).lower() in NOTHING:
+                what = f"says '{cell}'" if cell else "is empty"
+                raise DataError(
+                    f"{table.path}, line {line}: the cell of the column {column} {what}; fill it, or remove the row."
+                )
 
 
 def spelled(cell: str, column: str) -> int:
@@ -122,6 +113,23 @@ def vote_share(votes: Sequence[bool], label: int) -> float:
     if agreement < 0.5:
         raise ValueError(f"most of the experts' votes are against the label {CLASSES[label]}; correct one of them")
     return agreement
+
+
+def agreement_share(cell: str) -> float:
+    """Share of the experts that gave the label, 1/2 to 1, as a table writes it; 1 where it says nothing.
+
+    Raises:
+        ValueError: it is no such share.
+    """
+    if cell.lower() in NOTHING:
+        return 1.0
+    try:
+        share = float(cell.replace(",", "."))
+    except ValueError:
+        share = float("nan")
+    if not 0.5 <= share <= 1:
+        raise ValueError(f"the agreement is {cell}; write the share of experts who gave the label")
+    return share
 
 
 def named_phases(cells: Iterable[str]) -> tuple[str, ...]:
@@ -149,7 +157,7 @@ def slide_name(cell: str, digits: int = 3) -> str:
     Raises:
         ValueError: nothing is left.
     """
-    name = cell.replace("\\", "/").rsplit("/", 1)[-1].strip()
+    name = slashed(cell).rsplit("/", 1)[-1].strip()
     stem, dot, suffix = name.rpartition(".")
     if dot and f".{suffix.lower()}" in SLIDE_SUFFIXES:
         name = stem
@@ -160,31 +168,5 @@ def slide_name(cell: str, digits: int = 3) -> str:
 
 def group_name(cell: str) -> str:
     """A group of a manifest, its last part spelled as `slide_name` spells a slide; raises as that."""
-    folder, slash, slide = cell.strip().replace("\\", "/").rpartition("/")
+    folder, slash, slide = slashed(cell.strip()).rpartition("/")
     return f"{folder}{slash}{slide_name(slide)}"
-
-
-def folder_label(path: Path) -> int | None:
-    """Label by the folder an image is in, None unless that is called `Atypical` or `Normal`."""
-    name = path.parent.name.lower()
-    return CLASSES.index(name) if name in CLASSES else None
-
-
-def images(folder: Path) -> list[Path]:
-    """All images in a folder and the folders in it, sorted.
-
-    Raises:
-        DataError: it is no folder.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give the one that the data set was unpacked to.")
-    return visible_files(folder, SUFFIXES)
-
-
-def visible_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with one of the suffixes, sorted; not what archives from a Mac add (`._…`, `__MACOSX`)."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and "__MACOSX" not in path.parts
-    )

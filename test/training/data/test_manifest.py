@@ -183,3 +183,15 @@ def test_a_crop_listed_twice_counts_once_or_is_refused(tmp_path: Path, caplog: p
         write_manifest_rows(tmp_path, [row, row | change])
         with pytest.raises(DataError, match=rf"line 3: the crop .*a\.png is in line 2, too, with another {what}; rem"):
             read_manifest(tmp_path)
+
+
+def test_a_manifest_that_a_spreadsheet_saved_with_semicolons_is_read_as_before(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    samples = [Sample(tmp_path / "a.png", 1, "canine lymphoma, scanner", "slide 1", "x", 0.75, ("AMF other", "b"))]
+    path = write_manifest(tmp_path, samples)
+    row = 'a.png;atypical;canine lymphoma, scanner;slide 1;x;0,75;"AMF other;b"'
+    path.write_text(f"sep=;\nPath;label;domain;group;source; agreement;phases\n;;;;;;\n{row}\n")
+    assert read_manifest(tmp_path) == samples
+    path.write_text(path.read_text().replace("0,75", "most"))
+    with pytest.raises(DataError, match=r"manifest\.csv, line 4: the agreement is most; write the share"):
+        read_manifest(tmp_path)
