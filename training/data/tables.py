@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from model.constants import CLASSES
 from model.images.read import SUFFIXES
@@ -23,12 +22,6 @@ SLIDE_SUFFIXES = {*SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", "
 
 NOTHING = ("", "nan", "none", "na", "n/a", "null", "-")
 """Cells that say nothing, in lower case."""
-
-
-def read_table(path: Path, advice: str) -> list[dict[str, Any]]:
-    """The rows of a CSV file as `read_csv` reads them, None for cells that a short row lacks; raises as that."""
-    table = read_csv(path, advice)
-    return [{column: row.get(column) for column in table.columns} for row in table.rows]
 
 
 def find_table(source: str, folder: Path, tables: Sequence[tuple[str, ...]], beside: Sequence[Path] = ()) -> Table:

@@ -9,8 +9,9 @@ from typing import Any
 from model.constants import CLASSES
 from model.errors import UserError
 from model.files import read_bounded
+from training.data.csv_file import read_csv
 from training.data.manifest import MANIFEST, read_manifest
-from training.data.tables import normal_row, read_table, spelled
+from training.data.tables import spelled
 
 LARGEST_JSON = 1 << 28
 """Bytes of a JSON file that are read."""
@@ -101,15 +102,17 @@ def _truth_of_json(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
 
 
 def _truth_of_csv(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
-    rows = [normal_row(row) for row in read_table(path, "give the ground truth as --truth FILE")]
-    key = next((column for column in CASE_COLUMNS if rows and column in rows[0]), None)
-    if key is None or "label" not in rows[0]:
+    table = read_csv(path, "give the ground truth as --truth FILE")
+    key = next((column for column in CASE_COLUMNS if column in table.columns), None)
+    if key is None or "label" not in table.columns or not table.rows:
         raise ResultsError(f"{path} has no rows with the columns label and {' or '.join(CASE_COLUMNS)}.")
     cases: dict[str, TruthCase] = {}
     names: dict[str, list[str]] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in table.numbered():
         try:
-            label = spelled(row["label"], "label")
+            label = spelled(row.get("label", ""), "label")
+            if not row.get(key):
+                raise ValueError(f"the cell of the column {key} is empty")
         except ValueError as error:
             raise ResultsError(f"{path}, line {line}: {error}.") from error
         case = cases.setdefault(row[key], TruthCase())

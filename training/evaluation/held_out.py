@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from model.constants import CLASSES
+from training.data.csv_file import read_csv
 from training.data.sample import DataError, Sample
-from training.data.tables import read_table
 
 COLUMNS = ("file", "label", "domain", "group", "fold", "logit", "shifted_logit")
 
@@ -98,8 +98,8 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def _read(path: Path) -> Predictions:
-    rows = read_table(path, "a training run writes held_out_SPLIT.csv into its run folder")
-    missing = [column for column in COLUMNS if not rows or rows[0].get(column) is None]
+    rows = read_csv(path, "a training run writes held_out_SPLIT.csv into its run folder").rows
+    missing = [column for column in COLUMNS if not rows or column not in rows[0]]
     if missing:
         raise DataError(f"{path} has no rows with a column {missing[0]}; give the held_out_SPLIT.csv of a run.")
     try:
@@ -111,5 +111,5 @@ def _read(path: Path) -> Predictions:
             groups=np.array([row["group"] for row in rows]),
             domains=np.array([row["domain"] for row in rows]),
         )
-    except (TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise DataError(f"{path} cannot be understood ({error}); give the held_out_SPLIT.csv of a run.") from error
