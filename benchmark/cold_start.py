@@ -30,7 +30,7 @@ from benchmark.measuring import (
     write_random_weights,
 )
 from model.constants import DEFAULT_VIEWS
-from model.network.weights import load
+from model.network.weights import load_one
 from model.network.weights_config import Network, read_config
 from model.network.weights_folder import BAKED
 
@@ -62,7 +62,7 @@ os._exit(0)
 
 def write_reference_weights(folder: Path, path: Path) -> None:
     """The weights of a folder as most entries ship them: a float32 state dictionary of timm's own network."""
-    network, _ = load(folder)
+    network, _ = load_one(folder)
     head = "classifier" if hasattr(network.backbone, "classifier") else "head"
     tensors = network.backbone.state_dict() | {f"{head}.{name}": t for name, t in network.head.state_dict().items()}
     torch.save({name: tensor.float() for name, tensor in tensors.items()}, path)

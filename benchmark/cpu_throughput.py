@@ -39,7 +39,7 @@ from model.images.read import read_crops
 from model.network import views
 from model.network.calibration import calibrate
 from model.network.classifier import MitosisClassifier
-from model.network.weights import load
+from model.network.weights import load_one
 from model.network.weights_folder import BAKED
 from model.predictor import Predictor, ViewAverage
 
@@ -115,7 +115,7 @@ def main() -> None:
         crops = draw_crops(arguments.count)
 
     predictor = Predictor(BAKED, "cpu", DEFAULT_VIEWS)
-    plain, config = load(BAKED)
+    plain, config = load_one(BAKED)
     plain.float()
     preprocessing = config.preprocessing
     fields = preprocessing.cut_out(crops)

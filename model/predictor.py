@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from model.constants import DEFAULT_VIEWS
 from model.errors import PredictionError
 from model.network import views
 from model.network.calibration import calibrate
-from model.network.classifier import MitosisClassifier
+from model.network.ensemble import Classifier, members_of
 from model.network.preprocessing import Preprocessing
 from model.network.weights import load
 from model.speed.blocks import streamline
@@ -77,7 +78,8 @@ class Predictor:
         try:
             self.network = place(network, self.device, self.dtype)
             if self.device.type == "cuda":
-                streamline(self.network.backbone, preprocessing.input_size)
+                for member in members_of(self.network):
+                    streamline(member.backbone, preprocessing.input_size)
         except torch.OutOfMemoryError as error:
             raise PredictionError(
                 "The GPU's memory does not hold the network; free it, or run with --device cpu."
@@ -151,16 +153,18 @@ class Predictor:
         return calibrate(logits, self.config.calibration)
 
 
-def place(network: MitosisClassifier, device: torch.device, dtype: torch.dtype) -> MitosisClassifier:
-    """Moves a network to a device, in place: the backbone in a precision, the head in float32.
+def place(network: Classifier, device: torch.device, dtype: torch.dtype) -> Classifier:
+    """Moves a network to a device, in place: backbones in a precision, heads in float32.
 
     Raises:
         torch.OutOfMemoryError: the device's memory does not hold it.
     """
     # First to the device, as it is stored: what converts it there would take the processor seconds.
     network.to(device)
-    network.backbone.to(dtype, memory_format=torch.channels_last)
-    network.head.float()
+    for member in members_of(network):
+        to_precision: Any = member.backbone.to  # torch declares no memory format, but takes one
+        to_precision(dtype, memory_format=torch.channels_last)
+        member.head.float()
     return network
 
 

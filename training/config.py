@@ -205,6 +205,9 @@ class Config:
         output: the weights folder to write.
         run: folder for checkpoints, TensorBoard logs and held-out predictions; an interrupted run goes on from it.
         stored_dtype: precision of the tensors in the weights folder.
+        ensemble: what becomes of the networks of `data.split`'s folds (see `training.fitting.ensembles`): `soup`
+            averages their weights into one network, `members` keeps them and averages their logits; empty for neither,
+            but one more fit to all crops.
     """
 
     name: str = MISSING
@@ -213,6 +216,7 @@ class Config:
     output: str = MISSING
     run: str = MISSING
     stored_dtype: str = "float16"
+    ensemble: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -253,6 +257,11 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         check_ranges(flat(config))
     except ValueError as error:
         raise ConfigError(f"{str(error).rstrip('.')}.") from error
+    if config.ensemble and config.adapter.rank > 0 and config.adapter.dora:
+        raise ConfigError(
+            "ensemble puts adapters side by side, which DoRA's magnitudes do not allow; give adapter.dora=false, or "
+            "ensemble=''."
+        )
     if config.data.shift_split == config.data.split:
         raise ConfigError(
             f"data.shift_split is {config.data.shift_split}, as data.split is; leave it empty, or choose the other of "

@@ -91,6 +91,7 @@ RANGES: dict[str, Whole | Number | Numbers | OneOf | Line] = {
     "output": Line(),
     "run": Line(),
     "stored_dtype": OneOf(list(DTYPES)),
+    "ensemble": OneOf(("", "soup", "members")),
     "data.root": Line(),
     "data.split": OneOf(SPLITS),
     "data.folds": Whole(2, 100),

@@ -36,7 +36,7 @@ from training.fitting.predict import Inference
 from training.network.adapters import add_adapters, backbone_sha256, load_adapter_tensors
 from training.network.classifier import build_network
 from training.network.pretrained import load_pretrained
-from training.weights import ADAPTER_FILE, merge_checked, save_checked
+from training.weights import ADAPTER_FILE, Stored, merge_checked, save_checked
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
     network = network.to(accelerator.device)
     network = merge_checked(network, crops, Inference(accelerator, weights.preprocessing))
     weights = replace(weights, dtype=dtype or weights.dtype)
-    stored = save_checked(output, network, weights, crops, accelerator)
+    stored = save_checked(output, Stored(network, weights, network.state_dict()), crops, accelerator)
     for name in TEXTS:
         (output / name).write_text((adapter / name).read_text(encoding="utf-8"), encoding="utf-8")
     return stored

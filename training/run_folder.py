@@ -36,7 +36,7 @@ LOG = "training.log"
 
 WITHOUT_EFFECT = frozenset(
     {
-        *("name", "version", "output", "run", "stored_dtype"),
+        *("name", "version", "output", "run", "stored_dtype", "ensemble"),
         *("data.root", "data.about", "data.workers", "data.split", "data.shift_split"),
         "optimisation.gradient_checkpointing",
     }

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 from omegaconf import MISSING
+from torch import Tensor
 
 from model.errors import UserError
 from model.network.calibration import Calibration
-from model.network.classifier import MitosisClassifier
+from model.network.ensemble import Classifier, MitosisEnsemble
+from model.network.weights import assemble
 from training.config import Config, ConfigError, load_config, to_yaml
 from training.data.folds import Split, splits_of
 from training.data.overview import draw_augmented, fold_table
@@ -30,13 +32,14 @@ from training.evaluation.held_out import read_predictions
 from training.evaluation.model_card import model_card
 from training.evaluation.scores import report_table
 from training.fitting.cross_validation import cross_validate, fit_seed, hold_out
-from training.fitting.fit import fit_network, logit_spread
+from training.fitting.ensembles import members, soup
+from training.fitting.fit import SEEN_CROPS, fit_network, logit_spread
 from training.fitting.predict import Inference
 from training.fitting.run import Run
 from training.network.classifier import preprocessing_of
 from training.network.cost import describe
 from training.run_folder import LOG, open_run
-from training.weights import Adapter, merge_checked, save_checked, weights_config
+from training.weights import Adapter, Stored, merge_checked, network_of, save_checked, weights_config
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +75,10 @@ def train(config: Config, replace: bool = False, smoke: bool = False) -> dict[st
         tables = [cross_validate(run, split) for split in splits]
         metrics = _report(config, tables)
         calibration = _calibrate_on_all(tables)
-        network = fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL))
-        metrics["logit_spread"] = _compare_spreads(run, [fit.name for split in splits for fit in split.fits])
-        _write(run, network, metrics, calibration)
+        product = _fit_final(run, [fit.name for fit in splits[0].fits])
+        folds = [logit_spread(run, fit.name) for split in splits for fit in split.fits]
+        metrics["logit_spread"] = _compare_spreads(run, product.network, folds)
+        _write(run, product, metrics, calibration)
         if run.accelerator.is_main_process:
             shutil.copyfile(run.folder / LOG, Path(config.output) / LOG)
     return metrics
@@ -102,12 +106,13 @@ def train_only(config: Config, name: str, replace: bool = False) -> None:
     """
     with open_run(config, replace) as run:
         fits = {fit.name: fit for split in splits_of(config, run.crops.samples) for fit in split.all_fits}
+        final = [] if config.ensemble else [FINAL]
         if name in fits:
             hold_out(run, fits[name])
-        elif name == FINAL:
+        elif name == FINAL and not config.ensemble:
             fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL))
         else:
-            raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*fits, FINAL])}.")
+            raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*fits, *final])}.")
 
 
 def _show_data(run: Run, splits: Sequence[Split]) -> None:
@@ -136,27 +141,55 @@ def _calibrate_on_all(tables: Sequence[Path]) -> Calibration:
     return fit_calibration(logits, labels)
 
 
-def _compare_spreads(run: Run, folds: Sequence[str]) -> dict[str, Any]:
-    """How far the final network's logits spread beside those of the folds' networks, which the calibration is from.
+@dataclasses.dataclass(frozen=True)
+class _Product:
+    """What a run comes to.
+
+    Attributes:
+        network: in evaluation mode, on the accelerator's device; adapters are apart from it unless there are tensors.
+        config: the recipe that builds its like.
+        tensors: of an ensemble's members, as they are stored; None for one network.
+    """
+
+    network: Classifier
+    config: Config
+    tensors: dict[str, Tensor] | None = None
+
+
+def _fit_final(run: Run, folds: Sequence[str]) -> _Product:
+    """A network fitted to all crops, or made of those of the folds."""
+    config = run.config
+    if config.ensemble == "soup":
+        return _Product(*soup(run, folds, run.crops))
+    if config.ensemble == "members":
+        tensors = members(run, folds)
+        network = assemble(network_of(config, len(folds)), tensors, run.folder)
+        return _Product(network.to(run.accelerator.device).eval(), config, tensors)
+    return _Product(fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL)), config)
+
+
+def _compare_spreads(run: Run, network: Classifier, folds: Sequence[float]) -> dict[str, Any]:
+    """How far a network's logits spread beside those of the folds' networks, which the calibration is from.
 
     Each network is asked for crops that it was fitted to. Where the final one's logits spread otherwise, the
     calibration fits it less well, which is said.
     """
-    spreads = [logit_spread(run, name) for name in folds]
-    final = logit_spread(run, FINAL)
-    ratio = final / max(float(np.mean(spreads)), 1e-12)
+    crops = run.crops.crops
+    some = [crops[i] for i in np.unique(np.linspace(0, len(crops) - 1, SEEN_CROPS).astype(int))]
+    final = float(Inference(run.accelerator, preprocessing_of(run.config)).logits(network, some).std())
+    ratio = final / max(float(np.mean(folds)), 1e-12)
     if not 1 / LARGEST_SPREAD_RATIO <= ratio <= LARGEST_SPREAD_RATIO:
         logger.warning(
             "The final network's logits spread %.2f times as far as those of the networks that the calibration was "
             "fitted on: P(atypical) and the operating point are less sure than the figures say.",
             ratio,
         )
-    return {"folds": [round(spread, 4) for spread in spreads], "final": round(final, 4), "ratio": round(ratio, 3)}
+    return {"folds": [round(spread, 4) for spread in folds], "final": round(final, 4), "ratio": round(ratio, 3)}
 
 
-def _write(run: Run, network: MitosisClassifier, metrics: dict[str, Any], calibration: Calibration) -> None:
+def _write(run: Run, product: _Product, metrics: dict[str, Any], calibration: Calibration) -> None:
     """Writes the weights folder, and an adapter's beside it; adds to the metrics what storing changed."""
-    config, accelerator, crops = run.config, run.accelerator, run.crops.crops
+    network, config, accelerator, crops = product.network, product.config, run.accelerator, run.crops.crops
     output = Path(config.output)
     weights = weights_config(config, calibration, metrics)
     anywhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=MISSING))  # weights travel
@@ -164,10 +197,14 @@ def _write(run: Run, network: MitosisClassifier, metrics: dict[str, Any], calibr
         "training.yaml": to_yaml(anywhere),
         "README.md": model_card(config, metrics, calibration, run.crops.samples),
     }
-    adapter = Adapter.of(network, weights, texts) if config.adapter.rank > 0 else None
-    if adapter is not None:
+    adapter = None
+    if isinstance(network, MitosisEnsemble):
+        weights = dataclasses.replace(weights, network=network_of(config, len(network.members)))
+    elif config.adapter.rank > 0:
+        adapter = Adapter.of(network, weights, texts)
         network = merge_checked(network, crops, Inference(accelerator, weights.preprocessing))
-    metrics["stored"] = save_checked(output, network, weights, crops, accelerator)
+    stored = Stored(network, weights, network.state_dict() if product.tensors is None else product.tensors)
+    metrics["stored"] = save_checked(output, stored, crops, accelerator)
     if accelerator.is_main_process:
         for name, text in (texts | {"metrics.json": json.dumps(metrics, indent=2) + "\n"}).items():
             (output / name).write_text(text, encoding="utf-8")

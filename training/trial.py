@@ -53,7 +53,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     config = load_config(CONFIGS / f"{recipe}.yaml", ["data.shift_split=''", *overrides, f"run={RUNS / name}"])
     start = time.perf_counter()
     with open_run(config) as run:
-        table = cross_validate(run, splits_of(config, run.crops.samples)[0])
+        table = cross_validate(run, splits_of(config, run.crops.samples)[0], config.ensemble)
     metrics = report_table(table, config.seed)
     overall, shifted = metrics["overall"], metrics["shifted"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]

@@ -6,7 +6,7 @@ WEIGHTS/../NAME-adapter/    config.json, adapter.safetensors and the same texts:
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from model.errors import WeightsError
 from model.network import weights
 from model.network.calibration import Calibration, calibrate
 from model.network.classifier import MitosisClassifier
+from model.network.ensemble import Classifier
 from model.network.weights_config import Network, WeightsConfig
 from model.network.weights_folder import file_sha256
 from training.config import Config
@@ -49,13 +50,18 @@ def weights_config(config: Config, calibration: Calibration, metrics: dict[str, 
     return WeightsConfig(
         name=config.name,
         version=config.version,
-        network=Network(config.network.backbone, config.network.pooling, config.network.backbone_args),
+        network=network_of(config),
         preprocessing=preprocessing_of(config),
         calibration=calibration,
         dtype=config.stored_dtype,
         sha256="",
         training={"held_out": metrics["overall"], "crops": metrics["crops"], "seed": config.seed},
     )
+
+
+def network_of(config: Config, members: int = 1) -> Network:
+    """What config.json says of a recipe's network, or of so many as an ensemble."""
+    return Network(config.network.backbone, config.network.pooling, config.network.backbone_args, members)
 
 
 def merge_checked(network: MitosisClassifier, crops: Sequence[np.ndarray], inference: Inference) -> MitosisClassifier:
@@ -114,19 +120,29 @@ class Adapter:
         partial.rename(folder)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A network and what is to be stored of it.
+
+    Attributes:
+        network: or ensemble, merged.
+        config: what config.json says; its dtype is the precision that tensors are stored in.
+        tensors: its state dictionary, or that of an ensemble as `model.network.ensemble` names it.
+    """
+
+    network: Classifier
+    config: WeightsConfig
+    tensors: Mapping[str, torch.Tensor]
+
+
 def save_checked(
-    folder: Path,
-    network: MitosisClassifier,
-    config: WeightsConfig,
-    crops: Sequence[np.ndarray],
-    accelerator: Accelerator,
+    folder: Path, product: Stored, crops: Sequence[np.ndarray], accelerator: Accelerator
 ) -> dict[str, Any]:
     """Writes config.json and model.safetensors when they, read again, say what the network says.
 
     Args:
         folder: made when missing; its older files stay until the new ones have been checked.
-        network: merged.
-        config: what config.json says; its dtype is the precision that tensors are stored in.
+        product: the network, its configuration and tensors.
         crops: to compare on.
         accelerator: its first process writes.
 
@@ -136,9 +152,10 @@ def save_checked(
     Raises:
         WeightsError: too many classes differ, or a probability by more than `LARGEST_PROBABILITY_CHANGE`.
     """
+    network, config = product.network, product.config
     unchecked = folder.with_name(f".{folder.name}.unchecked")
     if accelerator.is_main_process:
-        weights.save(unchecked, network, config)
+        weights.save(unchecked, product.tensors, config)
     accelerator.wait_for_everyone()
     stored = weights.load(unchecked)[0].float().to(accelerator.device)
     inference = Inference(accelerator, config.preprocessing)

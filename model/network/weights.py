@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from model.errors import WeightsError
 from model.network.classifier import MitosisClassifier
+from model.network.ensemble import Classifier, MitosisEnsemble, member_tensors, share
 from model.network.weights_config import DTYPES, Network, WeightsConfig, read_config, write_config
 from model.network.weights_folder import CONFIG_FILE, TENSOR_FILE, file_sha256, open_tensors
 from model.speed.imports import timm
 from model.speed.initialisation import compute_buffers, uninitialised
 
 
-def load(folder: Path) -> tuple[MitosisClassifier, WeightsConfig]:
+def load(folder: Path) -> tuple[Classifier, WeightsConfig]:
     """Rebuilds the network of a weights folder, on the CPU, in evaluation mode, in the stored precision.
 
     Raises:
@@ -37,8 +38,35 @@ def load(folder: Path) -> tuple[MitosisClassifier, WeightsConfig]:
         raise WeightsError(f"{folder} is incomplete: {TENSOR_FILE} is missing; copy the folder again.") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
-    network = build(config.network, tensors, path)
+    network = assemble(config.network, tensors, path)
     return network.eval().requires_grad_(False), config
+
+
+def load_one(folder: Path) -> tuple[MitosisClassifier, WeightsConfig]:
+    """`load` for what one network alone can serve.
+
+    Raises:
+        WeightsError: as `load`; or the folder holds an ensemble.
+    """
+    network, config = load(folder)
+    if not isinstance(network, MitosisClassifier):
+        raise WeightsError(
+            f"{folder} holds an ensemble of {config.network.members} networks; give the weights of one network."
+        )
+    return network, config
+
+
+def assemble(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> Classifier:
+    """The network, or the ensemble of networks, of a file's tensors; arguments and errors are those of `build`."""
+    if network.members == 1:
+        return build(network, tensors, source)
+    try:
+        states = member_tensors(tensors, network.members)
+    except ValueError as error:
+        raise WeightsError(f"{source} does not fit an ensemble of {network.members}: {error}.") from error
+    members = [build(network, state, source) for state in states]
+    share(members, {name for name, tensor in states[0].items() if all(s[name] is tensor for s in states)})
+    return MitosisEnsemble(members)
 
 
 def build(network: Network, tensors: dict[str, torch.Tensor], source: Path) -> MitosisClassifier:
@@ -87,13 +115,16 @@ def misfit(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
     return ""
 
 
-def save(folder: Path, classifier: MitosisClassifier, config: WeightsConfig) -> WeightsConfig:
+def save(
+    folder: Path, classifier: MitosisClassifier | Mapping[str, torch.Tensor], config: WeightsConfig
+) -> WeightsConfig:
     """Writes a weights folder.
 
     Args:
         folder: made when missing; files of the same names are replaced.
-        classifier: its matrices and kernels are stored in `config.dtype`, its vectors (biases, norms, their running
-            statistics) in float32: they are a hundredth of the size, and rounding them changes most.
+        classifier: a network, or the tensors of an ensemble as `model.network.ensemble` names them. Matrices and
+            kernels are stored in `config.dtype`, vectors (biases, norms, their running statistics) in float32: they are
+            a hundredth of the size, and rounding them changes most.
         config: its `sha256` is replaced by that of the written file.
 
     Returns:
@@ -103,7 +134,8 @@ def save(folder: Path, classifier: MitosisClassifier, config: WeightsConfig) -> 
         WeightsError: a tensor holds a number that is not finite, before or after the conversion.
     """
     tensors = {}
-    for name, tensor in classifier.state_dict().items():
+    state = classifier.state_dict() if isinstance(classifier, MitosisClassifier) else classifier
+    for name, tensor in state.items():
         if tensor.is_floating_point():
             tensor = tensor.to(DTYPES[config.dtype] if tensor.ndim > 1 else torch.float32)
             if not torch.isfinite(tensor).all():

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from model.checks import check_list, check_text
+from model.checks import check_list, check_text, check_whole
 from model.constants import CLASSES, THRESHOLD
 from model.errors import WeightsError
 from model.files import read_bounded
@@ -15,18 +15,22 @@ from model.network.calibration import Calibration
 from model.network.preprocessing import Preprocessing
 from model.network.weights_folder import CONFIG_FILE
 
+MOST_MEMBERS = 32
+"""Of an ensemble."""
+
 LARGEST_CONFIG = 1 << 20
 """Bytes of a config.json that are read; ours have a few thousand."""
 
-FORMAT_VERSION = 2
-"""Raised when a folder written today could not be read rightly by yesterday's container."""
+FORMAT_VERSION = 3
+"""Raised when a folder written today could not be read rightly by yesterday's container. What has no part in the change
+is written in the older version: 3 is for ensembles alone, 2 for all else."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Network:
-    """The arguments of `MitosisClassifier` that rebuild the architecture.
+    """What rebuilds the architecture: the arguments of `MitosisClassifier`, and how many of them are an ensemble.
 
     Raises:
         ValueError: one is of another type.
@@ -35,10 +39,12 @@ class Network:
     backbone: str
     pooling: str = "avg"
     backbone_args: dict[str, Any] = field(default_factory=dict)
+    members: int = 1
 
     def __post_init__(self) -> None:
         check_text("backbone", self.backbone)
         check_text("pooling", self.pooling)
+        check_whole("members", self.members, 1, MOST_MEMBERS)
         if not isinstance(self.backbone_args, dict):
             raise ValueError(f"backbone_args must be an object, not {self.backbone_args!r}")
 
@@ -71,7 +77,7 @@ class WeightsConfig:
     training: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, str] = CLASSES
     threshold: float = THRESHOLD
-    format_version: int = FORMAT_VERSION
+    format_version: int = 2
 
 
 def read_config(folder: Path) -> WeightsConfig:
@@ -96,7 +102,7 @@ def read_config(folder: Path) -> WeightsConfig:
         )
     try:
         network = _part(content, "network")
-        if network.pop("members", 1) != 1:
+        if version < 3 and network.pop("members", 1) != 1:
             raise WeightsError(f"{path} is of several backbones in one, which this program no longer runs; train anew.")
         config = WeightsConfig(
             **content
@@ -134,4 +140,9 @@ def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 def write_config(folder: Path, config: WeightsConfig) -> None:
     """Writes `config.json`."""
-    (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    content = asdict(config)
+    if config.network.members == 1:  # in version 2 there are no others
+        del content["network"]["members"]
+    else:
+        content["format_version"] = FORMAT_VERSION
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -130,7 +130,8 @@ def test_real_crops_keep_their_class_in_half_precision(
     network = merge_checked(network, crops, inference)
     after = inference.logits(network, crops)
     np.testing.assert_allclose(after, before, atol=1e-4)
-    stored = save_checked(tmp_path / "merged", network, replace(weights, dtype="bfloat16"), crops, Accelerator())
+    stored_network = Stored(network, replace(weights, dtype="bfloat16"), network.state_dict())
+    stored = save_checked(tmp_path / "merged", stored_network, crops, Accelerator())
     assert 0 < stored["largest_change"] <= 0.01 and stored["classes_changed"] == 0
 
 

@@ -14,7 +14,7 @@ from model.predictor import Predictor
 from training.config import Config
 from training.fitting.predict import Inference
 from training.network.classifier import TrainableClassifier, build_network, preprocessing_of
-from training.weights import save_checked, weights_config
+from training.weights import Stored, save_checked, weights_config
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_stored_weights_say_what_the_network_says(
     config: Config, network: TrainableClassifier, tmp_path: Path, crops: list[np.ndarray]
 ) -> None:
     weights = weights_config(config, Calibration(2.0, 0.1), {"overall": {}, "crops": 5})
-    stored = save_checked(tmp_path / "weights", network, weights, crops, Accelerator())
+    stored = save_checked(tmp_path / "weights", Stored(network, weights, network.state_dict()), crops, Accelerator())
     assert stored["dtype"] == "bfloat16" and stored["crops"] == 5 and stored["classes_changed"] == 0
     assert 0 < stored["largest_change"] < 0.01
     logits = Inference(Accelerator(), preprocessing_of(config), "d4").logits(network, crops)
@@ -55,7 +55,7 @@ def test_tensors_that_half_precision_spoils_are_not_shipped(
     (tmp_path / "weights" / "config.json").write_text("earlier weights")
     weights = weights_config(config, Calibration(), {"overall": {}, "crops": 5})
     with pytest.raises(WeightsError, match=r"Stored in bfloat16, .* use stored_dtype=float32"):
-        save_checked(tmp_path / "weights", network, weights, crops, Accelerator())
+        save_checked(tmp_path / "weights", Stored(network, weights, network.state_dict()), crops, Accelerator())
     assert [file.name for file in tmp_path.iterdir()] == ["weights"]
     assert [file.name for file in (tmp_path / "weights").iterdir()] == ["config.json"]
     assert (tmp_path / "weights" / "config.json").read_text() == "earlier weights"

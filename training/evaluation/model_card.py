@@ -32,8 +32,7 @@ device and must not decide about a patient.**
 
 ## Figures
 Measured on slides that the measured network was not trained on ({split}; calibration fitted on crops of the
-{calibrated_on}; eight views; 95 % intervals over {resamples} resamplings of slides). The stored network is a further
-fit on all crops, for which no crop is left to measure on.{spread}
+{calibrated_on}; eight views; 95 % intervals over {resamples} resamplings of slides). {stored}{spread}
 
 | figure | value | 95 % interval |
 |---|---|---|
@@ -103,6 +102,7 @@ def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration
         data=_data(samples),
         votes=_votes(samples),
         calibrated_on=metrics["calibrated_on"],
+        stored=STORED[config.ensemble],
         spread=_spread(metrics),
         within=", ".join("not known" if auc is None else f"{auc:.3f}" for auc in metrics["roc_auc_within_folds"]),
         seed=config.seed,
@@ -124,6 +124,14 @@ def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration
         proxies=_proxies(metrics),
     )
 
+
+STORED = {
+    "": "The stored network is a further fit\non all crops, for which no crop is left to measure on.",
+    "soup": "The stored network has the average\nof the measured networks' weights; of it as a whole, no crop is left "
+    "to measure on.",
+    "members": "What is stored is all the measured\nnetworks, whose logits are averaged; of them together, no crop is "
+    "left to measure on.",
+}
 
 SPLIT_SENTENCES = {
     "slides": "{} folds grouped by slide and stratified by label",

@@ -2,14 +2,20 @@
 
 import logging
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from model.constants import DEFAULT_VIEWS
-from training.data.folds import HoldOut, Split
+from model.network.ensemble import Classifier
+from model.network.weights import assemble
+from model.network.weights_config import Network
+from training.data.crops import LabelledCrops
+from training.data.folds import HoldOut, Split, make_split
 from training.data.shift import shifted
 from training.evaluation.held_out import calibration_path, table_path, write_predictions
+from training.fitting.ensembles import members, soup
 from training.fitting.fit import fit_network
 from training.fitting.predict import Inference
 from training.fitting.run import Run
@@ -19,12 +25,13 @@ from training.network.classifier import preprocessing_of
 logger = logging.getLogger(__name__)
 
 
-def cross_validate(run: Run, split: Split) -> Path:
+def cross_validate(run: Run, split: Split, ensemble: str = "") -> Path:
     """Fits a network for every fold and predicts what it held out, as it is and under a synthetic shift.
 
     Args:
         run: recipe, accelerator, crops and folder.
         split: folds and fits, of the run's crops.
+        ensemble: as for `hold_out`.
 
     Returns:
         The table of held-out predictions (see `training.evaluation.held_out`); beside it, where the split has fits for
@@ -37,8 +44,8 @@ def cross_validate(run: Run, split: Split) -> Path:
     )
     logits = np.empty((len(crops), 2))
     for fit in split.fits:
-        logits[fit.held_out] = hold_out(run, fit)
-    calibrating = [hold_out(run, fit) for fit in split.calibrating]
+        logits[fit.held_out] = hold_out(run, fit, ensemble)
+    calibrating = [hold_out(run, fit, ensemble) for fit in split.calibrating]
     table = table_path(run.folder, split.name)
     if run.accelerator.is_main_process:
         write_predictions(table, crops.samples, split.folds, logits)
@@ -51,22 +58,27 @@ def cross_validate(run: Run, split: Split) -> Path:
     return table
 
 
-def hold_out(run: Run, fit: HoldOut) -> np.ndarray:
+def hold_out(run: Run, fit: HoldOut, ensemble: str = "") -> np.ndarray:
     """Fits a network and predicts what it held out.
 
     Args:
         run: recipe, accelerator, crops and folder.
         fit: its name, and which of the run's crops it is fitted to and predicts.
+        ensemble: `soup` or `members`: make that, of fits without one fold each of what is fitted to, and predict by it.
 
     Returns:
         Logits (M, 2) of the crops held out, as they are and under a synthetic shift.
     """
     config, accelerator = run.config, run.accelerator
-    done = run.folder / fit.name / f"logits_{DEFAULT_VIEWS}.npy"
+    done = run.folder / fit.name / f"logits_{DEFAULT_VIEWS}{f'_{ensemble}' if ensemble else ''}.npy"
     if not done.is_file():
         training, validation = run.crops.subset(fit.training), run.crops.subset(fit.held_out)
-        network = fit_network(run, training, fit.name, fit_seed(config.seed, fit.name), validation)
-        merge_adapters(network)
+        network: Classifier
+        if ensemble:
+            network = _fit_ensemble(run, training, fit.name, ensemble)
+        else:
+            network = fit_network(run, training, fit.name, fit_seed(config.seed, fit.name), validation)
+            merge_adapters(network)
         moved = shifted(validation.crops, validation.groups, config.seed)
         # With the container's own views, so that what is measured is what runs.
         inference = Inference(accelerator, preprocessing_of(config), DEFAULT_VIEWS)
@@ -74,11 +86,32 @@ def hold_out(run: Run, fit: HoldOut) -> np.ndarray:
         if run.smoke:  # a network that has learnt nothing cannot be calibrated; one that seems to have learnt can
             predicted = [logits + 4 * (logits.std() + 1e-3) * validation.labels for logits in predicted]
         if accelerator.is_main_process:
+            done.parent.mkdir(parents=True, exist_ok=True)
             partial = done.with_suffix(".partial.npy")
             np.save(partial, np.stack(predicted, axis=1))
             partial.replace(done)
         accelerator.wait_for_everyone()
     return np.load(done, allow_pickle=False)
+
+
+def _fit_ensemble(run: Run, crops: LabelledCrops, name: str, ensemble: str) -> Classifier:
+    """Fits a network without each fold of some crops, and makes them one, as `train` does of all crops."""
+    inner = make_split(crops.samples, "slides", run.config.data.folds, run.config.seed)
+    names = []
+    for fit in inner.fits:
+        names.append(f"{name}_without_{fit.name}")
+        training, validation = crops.subset(fit.training), crops.subset(fit.held_out)
+        fit_network(run, training, names[-1], fit_seed(run.config.seed, names[-1]), validation)
+    return make_ensemble(run, names, crops, ensemble)
+
+
+def make_ensemble(run: Run, names: Sequence[str], crops: LabelledCrops, ensemble: str) -> Classifier:
+    """One network, without adapters, of several finished fits: `soup` or `members`; raises as these."""
+    if ensemble == "soup":
+        return merge_adapters(soup(run, names, crops)[0])
+    network = run.config.network
+    about = Network(network.backbone, network.pooling, network.backbone_args, len(names))
+    return assemble(about, members(run, names), run.folder).to(run.accelerator.device).eval()
 
 
 def fit_seed(seed: int, name: str) -> int:

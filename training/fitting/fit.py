@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -68,7 +70,7 @@ def fit_network(
     _forget_earlier_fits(accelerator)
     torch.manual_seed(seed)  # every process builds the same network
     phases = sorted({name for sample in crops.samples for name in sample.phases}) if config.loss.phases > 0 else []
-    network = _first_network(config, len(phases))
+    network = first_network(config, len(phases))
     sampler = BalancedSampler(crops.labels, optimisation.balance, seed)
     dataset = TrainingCrops(crops.crops, *targets_and_weights(config, crops.samples, phases), config.augmentation, seed)
     batches = accelerator.prepare(_loader(dataset, sampler, run))
@@ -120,17 +122,26 @@ def read_fitted(run: Run, name: str) -> MitosisClassifier:
         ConfigError: what the fit has left is damaged.
         PretrainedError: the pretrained weights, of which adapters leave most as they are, cannot be had.
     """
+    network = first_network(run.config, 0)
+    copy_changing(fitted_tensors(run, name, changing(network)), network)
+    to_device: Any = network.to  # torch declares no memory format, but takes one
+    return to_device(run.accelerator.device, memory_format=torch.channels_last).eval()
+
+
+def fitted_tensors(run: Run, name: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a finished fit changed (see `training.network.classifier.changing`), of the names and shapes expected.
+
+    Raises:
+        ConfigError: what the fit has left is damaged.
+    """
     path = run.folder / name / FITTED
-    network = _first_network(run.config, 0)
     try:
         tensors = load_file(path)
-        if difference := misfit(tensors, changing(network)):
+        if difference := misfit(tensors, expected):
             raise ValueError(difference)
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be used ({error}); remove {path.parent}, and it is fitted again.") from error
-    copy_changing(tensors, network)
-    to_device: Any = network.to  # torch declares no memory format, but takes one
-    return to_device(run.accelerator.device, memory_format=torch.channels_last).eval()
+    return tensors
 
 
 def logit_spread(run: Run, name: str) -> float:
@@ -164,7 +175,12 @@ def _forget_earlier_fits(accelerator: Accelerator) -> None:
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
 
 
-def _first_network(config: Config, phases: int) -> TrainableClassifier:
+def first_network(config: Config, phases: int) -> TrainableClassifier:
+    """A recipe's network before its first step: with the weights that it starts from, and adapters.
+
+    Raises:
+        UserError: the weights cannot be had, or the adapters do not fit.
+    """
     network = build_network(config, phases)
     if config.network.pretrained:
         load_first_weights(network, config)

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from model.network.classifier import MitosisClassifier
+from model.network.ensemble import Classifier
 from model.network.preprocessing import Preprocessing
 from model.predictor import ViewAverage
 from model.speed.folding import fold
@@ -34,7 +35,7 @@ class Inference:
     view_set: str = "none"
     exact: bool = True
 
-    def logits(self, network: MitosisClassifier, crops: Sequence[np.ndarray]) -> np.ndarray:
+    def logits(self, network: Classifier, crops: Sequence[np.ndarray]) -> np.ndarray:
         """View-averaged logits of crops; on the CPU batch norms are folded, as in the container.
 
         Args:
@@ -51,7 +52,8 @@ class Inference:
             forward = fold(accelerator.unwrap_model(network), preprocessing.channels, preprocessing.input_size)
         elif self.exact:
             # Accelerate gives the instance a `forward` in mixed precision; the class's own is the container's.
-            forward = partial(type(network).forward, network)
+            own_forward: Any = type(network).forward
+            forward = partial(own_forward, network)
         logits = torch.zeros(len(crops), dtype=torch.float64, device=accelerator.device)
         share = range(accelerator.process_index, len(crops), accelerator.num_processes)
         if len(share):

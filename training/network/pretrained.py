@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.network.weights import load
+from model.network.weights import load_one
 from model.network.weights_config import WeightsConfig
 from model.network.weights_folder import refuse_address
 from model.speed.imports import timm
@@ -60,7 +60,7 @@ def load_first_weights(network: TrainableClassifier, config: Config) -> None:
         load_pretrained(network.backbone, config.network.pretrained)
         return
     refuse_address(Path(name))
-    first, about = load(Path(name))
+    first, about = load_one(Path(name))
     _check_architecture(about, config, Path(name))
     network.backbone.load_state_dict(first.backbone.state_dict())
     network.head.load_state_dict(first.head.state_dict())
@@ -127,7 +127,7 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
     elif kind == "file" and name:
         tensors = read_file(Path(name))
     elif kind == WEIGHTS and name:
-        tensors = {name: tensor.float() for name, tensor in load(Path(name))[0].backbone.state_dict().items()}
+        tensors = {name: tensor.float() for name, tensor in load_one(Path(name))[0].backbone.state_dict().items()}
     else:
         raise PretrainedError(
             f"Unknown pretrained weights '{source}'; write weights:DIR, file:PATH, hub:NAME or package:NAME."
