@@ -26,7 +26,7 @@ from training.network.adapters import add_adapters, merge_adapters
 from training.network.classifier import build_network
 from training.network.pretrained import load_pretrained
 from training.train import CONFIGS, train
-from training.weights import ADAPTER_FILE, Adapter, merge_checked, save_checked
+from training.weights import ADAPTER_FILE, Adapter, Stored, merge_checked, save_checked
 
 BACKBONE = "vit_tiny_patch16_dinov3_qkvb"
 

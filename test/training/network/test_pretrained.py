@@ -12,7 +12,7 @@ from helpers import config_for
 from model.errors import WeightsError
 from model.network import weights as weights_folder
 from training.config import Config
-from training.fitting.fit import _first_network
+from training.fitting.fit import first_network
 from training.fitting.predict import Inference
 from training.network.classifier import build_network, preprocessing_of
 from training.network.dinov3_names import PretrainedError
@@ -100,7 +100,7 @@ def test_a_fit_from_a_weights_folder_starts_from_its_answers(
     stored = tmp_path / "stored"
     weights_folder.save(stored, network, replace(about, dtype=dtype))
     config = finetuned(stored, "network.backbone_args={drop_path_rate: 0.1}", "loss.phases=0.3")
-    first = _first_network(config, 3)
+    first = first_network(config, 3)
     inference = Inference(Accelerator(), preprocessing_of(config), "d4")
     expected = inference.logits(weights_folder.load(stored)[0].float(), crops)
     assert np.ptp(expected) > 0
