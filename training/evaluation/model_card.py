@@ -28,7 +28,7 @@ device and must not decide about a patient.**
 |---|---|---|---|---|
 {data}
 
-{votes} Seed {seed}; every setting is in `training.yaml`.
+{votes} First weights: {first}. Seed {seed}; every setting is in `training.yaml`.
 
 ## Figures
 Measured on slides that the measured network was not trained on ({split}; calibration fitted on crops of the
@@ -101,6 +101,7 @@ def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration
         about=f"{config.data.about.strip()}\n\n" if config.data.about.strip() else "",
         data=_data(samples),
         votes=_votes(samples),
+        first=_first_weights(network.pretrained),
         calibrated_on=metrics["calibrated_on"],
         stored=STORED[config.ensemble],
         spread=_spread(metrics),
@@ -157,6 +158,15 @@ def _votes(samples: Sequence[Sample]) -> str:
     if not disputed:
         return "Where labels are the majority of several experts, how many of them agreed is not known."
     return f"Labels are the majority of experts, who disagree on {disputed / len(samples):.0%} of the crops."
+
+
+def _first_weights(source: str) -> str:
+    if source.startswith("weights:"):
+        return (
+            f"`{source}`, so crops that those weights were trained on, and others of their slides, flatter the figures "
+            "below"
+        )
+    return f"`{source}`" if source else "random numbers"
 
 
 def _spread(metrics: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from model.constants import THRESHOLD
+from model.errors import UserError
 from training.evaluation.calibration import cross_calibrate
 from training.evaluation.held_out import Predictions, read_predictions
 
@@ -73,12 +74,17 @@ def _equal_prevalence(labels: np.ndarray) -> np.ndarray:
 def resamplings(samples: Predictions, seed: int) -> Iterator[np.ndarray]:
     """`RESAMPLES` resamplings of slides, as indices of the crops: crops of one slide are alike.
 
-    Resamplings without both classes are left out.
+    Resamplings without both classes are left out, so both must occur.
 
     Args:
         samples: whose slides and labels.
         seed: of the resampling.
+
+    Raises:
+        UserError: all samples are of one class.
     """
+    if len({*samples.labels.tolist()}) < 2:
+        raise UserError("Crops of one class alone have no ROC AUC; give crops of both.")
     random = np.random.default_rng(seed)
     members = [np.flatnonzero(samples.groups == group) for group in np.unique(samples.groups)]
     count = 0

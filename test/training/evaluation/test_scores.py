@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from model.errors import UserError
 from training.evaluation.held_out import Predictions
-from training.evaluation.scores import expected_calibration_error, reliability, report, scores
+from training.evaluation.scores import expected_calibration_error, reliability, report, resamplings, scores
 
 
 def test_scores_against_counting() -> None:
@@ -50,3 +51,22 @@ def test_intervals_are_over_slides() -> None:
         assert entry == many["overall"][name]
         assert entry["interval_95"][0] < entry["value"] < entry["interval_95"][1]
     assert set(once["domains"]) == {"a", "b"} and once["domains"]["a"]["crops"] == 60
+
+
+def test_crops_of_one_class_are_refused_instead_of_resampled_for_ever() -> None:
+    nothing = np.zeros(4)
+    one_class = Predictions(np.ones(4, dtype=int), nothing, nothing, nothing, np.arange(4), nothing)
+    with pytest.raises(UserError, match="Crops of one class alone have no ROC AUC"):
+        next(resamplings(one_class, 0))
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_each_fold_has_a_roc_auc_of_its_own() -> None:
+    """Two networks that rank alike but say other logits are as good as each; pooled they look worse."""
+    labels = np.tile([0, 1], 20)
+    folds = np.repeat([0, 1, 2], [18, 18, 4])
+    labels[folds == 2] = 1
+    probabilities = np.where(folds == 0, 0.1, 0.6) + 0.2 * labels
+    nowhere = np.arange(40).astype(str)
+    found = report(Predictions(labels, probabilities, probabilities, folds, nowhere, nowhere), probabilities)
+    assert found["roc_auc_within_folds"] == [1.0, 1.0, None] and found["overall"]["roc_auc"]["value"] < 0.9
