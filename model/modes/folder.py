@@ -14,16 +14,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.constants import MICROMETRES_PER_PIXEL, is_expected
+from model.constants import MICROMETRES_PER_PIXEL
 from model.errors import CaseError, CropError, one_line
 from model.images.checks import warn_of
 from model.images.read import SUFFIXES, read_stack
+from model.images.resampling import rescale, resolution
 from model.images.rgb import check_size
 from model.modes.grand_challenge import DECIMALS, result
 from model.modes.listing import Listed, list_images
@@ -131,19 +131,10 @@ class _Reader:
     def _crops(self, path: Path) -> tuple[list[np.ndarray], float]:
         """Crops, and their µm per pixel."""
         stack = read_stack(path)
-        if self.mpp is not None:
-            return stack.crops, self.mpp
-        if stack.mpp is None or is_expected(stack.mpp):
-            return stack.crops, MICROMETRES_PER_PIXEL
-        logger.info("%s states %.4g µm per pixel; its crops are rescaled to 0.25.", path, stack.mpp)
-        return stack.crops, stack.mpp
-
-
-def rescale(crop: np.ndarray, mpp: float) -> np.ndarray:
-    """A crop of `mpp` µm per pixel, (H, W, 3) uint8, resampled to 0.25 µm per pixel."""
-    factor = mpp / MICROMETRES_PER_PIXEL
-    size = [max(1, round(side * factor)) for side in (crop.shape[1], crop.shape[0])]
-    return cv2.resize(crop, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        mpp = resolution(self.mpp, stack.mpp)
+        if self.mpp is None and mpp != MICROMETRES_PER_PIXEL:
+            logger.info("%s states %.4g µm per pixel; its crops are rescaled to 0.25.", path, mpp)
+        return stack.crops, mpp
 
 
 def _read_ahead(

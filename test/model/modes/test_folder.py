@@ -19,9 +19,10 @@ import tifffile
 from helpers import REPOSITORY
 
 from model.errors import CaseError
+from model.images.resampling import rescale
 from model.images.rgb import Stack
 from model.modes import folder as folder_module
-from model.modes.folder import FolderOptions, classify_folder, rescale
+from model.modes.folder import FolderOptions, classify_folder
 from model.modes.listing import Listed
 from model.modes.tables import Known, Record, RunTables
 from model.network.calibration import Calibration
@@ -131,11 +132,6 @@ def test_a_resolution_that_a_file_states_rescales_it(
     classify_folder(predictor, tmp_path / "in", tmp_path / "said", FolderOptions(mpp=0.25))
     said = [float(row["confidence"]) for row in rows_of(tmp_path / "said" / "predictions.csv")]
     np.testing.assert_allclose(said, [expected[1]] * 3, atol=1e-5)
-
-
-@pytest.mark.parametrize(("mpp", "side"), [(0.5, 256), (0.25, 128), (0.125, 64), (0.2, 102)])
-def test_rescaled_sides(crops: list[np.ndarray], mpp: float, side: int) -> None:
-    assert rescale(crops[0], mpp).shape == (side, side, 3)
 
 
 @pytest.mark.parametrize("mpp", ["0", "-1", "nan", "inf", "x"])
