@@ -109,6 +109,8 @@ class _Run:
                 f"({listed}); give its own detections, or look at --unit and --origin."
             )
         logger.info("%s: %s, %d detections.", self.task.detections, self.content.found.format, total)
+        if not total:
+            logger.warning("%s holds no detection; the slide is counted as one without figures.", self.task.detections)
         if counts:
             logger.warning("%s: %s were left out; left_out.csv names them.", self.task.detections, listed)
 

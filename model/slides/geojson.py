@@ -24,7 +24,9 @@ def is_geojson(content: Any) -> bool:
     """Whether a JSON document looks like GeoJSON."""
     if isinstance(content, dict):
         return content.get("type") in ("FeatureCollection", "Feature")
-    return isinstance(content, list) and any(isinstance(item, dict) and "geometry" in item for item in content[:10])
+    if not isinstance(content, list):
+        return False
+    return not content or any(isinstance(item, dict) and "geometry" in item for item in content[:10])
 
 
 def read_geojson(content: Any, wanted: Wanted) -> Found:

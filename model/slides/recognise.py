@@ -33,11 +33,11 @@ def read_detections(wanted: Wanted) -> Found:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CropError(f"{path} is no text in UTF-8; export the detections as GeoJSON or CSV.") from error
+    if not text.strip():
+        raise CropError(f"{path} is empty; export it again.")
     found = _from_json(text, wanted) if text.lstrip()[:1] in ("{", "[") else read_table(text, wanted)
     if wanted.region and not found.regions:
         raise CropError(f"{path} is no GeoJSON, so it has no region '{wanted.region}'; give --area-mm2.")
-    if not found.detections:
-        raise CropError(f"{path} holds no detections; export those of this slide.")
     if len(found.detections) > MOST_DETECTIONS:
         raise CropError(f"{path} holds {len(found.detections)} detections, too many; export mitotic figures alone.")
     return found
