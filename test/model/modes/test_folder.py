@@ -277,3 +277,25 @@ def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> 
         time.sleep(0.002)  # for the readers to get as far as they may
         assert len(read) - len(done) <= 2
     assert done == images == read
+
+
+def test_a_posterior_at_a_prevalence_is_added(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
+    write_tree(tmp_path / "in", crops)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    run(tmp_path / "in", tmp_path / "plain", "--weights", small_weights, rc=1)
+    run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, "--prevalence", 0.15, rc=1)
+    plain, rows = (rows_of(tmp_path / name / "predictions.csv") for name in ("plain", "out"))
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(rows) == 8
+    for row, entry, before in zip(rows, entries, plain, strict=True):
+        p = float(row["confidence"])
+        assert float(row["posterior"]) == pytest.approx(p * 0.15 / (p * 0.15 + (1 - p) * 0.85), abs=1e-6)
+        assert entry["posterior"] == float(row["posterior"])
+        assert before == {key: value for key, value in row.items() if key != "posterior"}
+    before = (tmp_path / "out" / "predictions.csv").read_bytes()
+    run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, "--prevalence", 0.15, "--resume", rc=1)
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
+    for others in (["--prevalence", 0.2], []):
+        said = run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, *others, "--resume", rc=1)
+        assert "or another prevalence; run again without --resume" in said
+    assert "not between 0 and 1" in run(tmp_path / "in", tmp_path / "out", "--prevalence", 0, rc=2)
