@@ -6,7 +6,7 @@
 # make fuzz [SECONDS=60]             feed damaged images to the readers
 # make train-env                     make .venv with all that training needs (training/train.sh does it itself)
 # make benchmark                     measure speed and memory, rewrite docs/speed.md's table and plot (13 minutes, no GPU)
-# make figure                        draw the README's picture again, after a change of the default weights
+# make figure                        draw the documents' pictures again, after a change of the default weights
 # make lock                          renew requirements.lock, which the image is built from
 # Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
 
@@ -38,6 +38,7 @@ train-env: .venv/training-requirements.done
 
 figure: .venv/test-requirements.done
 	.venv/bin/python -m docs.figure
+	.venv/bin/python -m docs.slide_figure
 
 fuzz: .venv/requirements.done
 	.venv/bin/python test/tools/fuzz_readers.py --seconds $(SECONDS)
