@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.constants import MICROMETRES_PER_PIXEL
 from model.errors import CropError, one_line
 from model.images.checks import remark
 from model.modes.grand_challenge import DECIMALS, result
@@ -97,6 +98,9 @@ class _Run:
                 "%s was scanned from %d, %d on; its detections are counted from %s, %s from there (--origin).",
                 *(task.slide, *pyramid.origin, "there" if scanned else "the slide's corner", GEOJSON),
             )
+        _, mpp = pyramid.level()
+        if mpp != MICROMETRES_PER_PIXEL:
+            logger.info("%s is read at %.4g µm per pixel; its crops are rescaled to 0.25.", task.slide, mpp)
         self._say_what_is_left_out()
 
     def _say_what_is_left_out(self) -> None:

@@ -79,7 +79,7 @@ class SlideReader:
         Raises:
             CropError: the slide has no pixels there, or they cannot be decoded.
         """
-        answer, crops = self._ask({"x": x, "y": y, "side": self.side})
+        answer, crops = self._ask({"x": float(x), "y": float(y), "side": self.side})
         return Crop(crops[0], answer["padded"])
 
     def _ask(self, question: dict[str, Any]) -> Answer:

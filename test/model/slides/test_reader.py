@@ -261,3 +261,23 @@ def test_the_level_is_the_coarsest_that_is_fine_enough() -> None:
     assert level(0.0625, 2, 4, 8) == (2, 0.25)
     assert level(0.11, 2, 4) == (1, 0.22)
     assert level(0.46, 4, said=0.23) == (0, 0.23)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coding", [{}, {"rowsperstrip": 16, "compression": "lzw"}], ids=["raw", "lzw"])
+def test_a_region_as_large_as_midogs_is_not_read_as_a_whole(tmp_path: Path, coding: dict) -> None:
+    """7215 x 5412 pixels are 117 MB; what a child holds is far less, and a crop takes milliseconds."""
+    random = np.random.default_rng(0)
+    image = np.kron(random.integers(0, 256, (553, 803, 3), dtype=np.uint8), np.ones((10, 9, 1), np.uint8))[:5412, :7215]
+    with SlideReader(write_plain(tmp_path / "001.tiff", image, **coding), None) as reader:
+        pid = reader._idle[0].process.pid
+
+        def held() -> int:
+            status = Path(f"/proc/{pid}/status").read_text()
+            return int(status.partition("RssAnon:")[2].split()[0]) >> 10
+
+        before = held()
+        for x, y in random.integers(64, (7151, 5348), (40, 2)):
+            np.testing.assert_array_equal(reader.read(x, y).pixels, image[y - 64 : y + 64, x - 64 : x + 64])
+            assert held() - before < 80 or coding
+        assert held() - before < 300  # decoded strips that are kept for what lies near
