@@ -3,7 +3,7 @@
 # make test-all                      run every test
 # make test-slow                     run those that `make test` leaves out
 # make lint                          check style, format and types
-# make fuzz [SECONDS=60]             feed damaged images to the readers
+# make fuzz [SECONDS=60]             feed damaged images and slides to the readers
 # make train-env                     make .venv with all that training needs (training/train.sh does it itself)
 # make benchmark                     measure speed and memory, rewrite docs/speed.md's table and plot (13 minutes, no GPU)
 # make figure                        draw the documents' pictures again, after a change of the default weights
@@ -42,6 +42,7 @@ figure: .venv/test-requirements.done
 
 fuzz: .venv/requirements.done
 	.venv/bin/python test/tools/fuzz_readers.py --seconds $(SECONDS)
+	.venv/bin/python test/tools/fuzz_slides.py --seconds $(SECONDS)
 
 lock: .venv/export-requirements.done
 	.venv/bin/uv pip compile requirements.txt --output-file requirements.lock --generate-hashes --no-header --quiet \
