@@ -97,8 +97,7 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
         return 0
     task = SlideTask(slide, detections[0], target, arguments.mpp, arguments.area_mm2)
     done = classify_slide(predictor, task, options)
-    figures = done.summary["statistics"]
-    logger.info("%d figures, %d of them atypical; wrote %s", figures["figures"], figures["atypical"], target)
+    logger.info("%s; wrote %s", done.sentence(), target)
     if done.failed:
         raise CropError(f"{done.failed} crops of {task.slide} could not be read; {target / FAILURES} tells which.")
     return 0

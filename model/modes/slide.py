@@ -57,6 +57,15 @@ class Done:
     summary: dict[str, Any] = field(repr=False)
     failed: int
 
+    def sentence(self) -> str:
+        """The figures, how many are atypical, and the share with its interval."""
+        found = self.summary["statistics"]
+        said = f"{found['figures']} figures, {found['atypical']} of them atypical"
+        if found["share_interval_95"]:
+            low, high = found["share_interval_95"]
+            said += f" ({found['share_atypical']:.0%}, 95 % interval {low:.0%} to {high:.0%})"
+        return said
+
 
 def classify_slide(predictor: Predictor, task: SlideTask, options: SlideOptions | None = None) -> Done:
     """Classifies every detection on a slide and writes what they amount to.
@@ -98,6 +107,9 @@ class _Run:
                 "%s was scanned from %d, %d on; its detections are counted from %s, %s from there (--origin).",
                 *(task.slide, *pyramid.origin, "there" if scanned else "the slide's corner", GEOJSON),
             )
+        stated = sum(pyramid.stated) / 2
+        if pyramid.said is not None and stated and not 1 / 1.1 <= pyramid.said / stated <= 1.1:
+            logger.warning("%s states %.4g µm per pixel, but --mpp says %g.", task.slide, stated, pyramid.said)
         _, mpp = pyramid.level()
         if mpp != MICROMETRES_PER_PIXEL:
             logger.info("%s is read at %.4g µm per pixel; its crops are rescaled to 0.25.", task.slide, mpp)

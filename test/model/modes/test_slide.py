@@ -454,8 +454,24 @@ def test_folders_of_slides_stay_below_the_target(tmp_path: Path) -> None:
     assert all(task.target.parent == tmp_path / "out" for task in tasks)
 
 
+def test_another_resolution_than_the_slides_is_believed_and_said(
+    task: SlideTask, predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        done = classify_slide(predictor, replace(task, mpp=0.5))
+    assert "slide.tif states 0.25 µm per pixel, but --mpp says 0.5." in caplog.text
+    assert "slide.tif is read at 0.5 µm per pixel; its crops are rescaled to 0.25." in caplog.text
+    assert (done.summary["mpp"], done.summary["mpp_from"]) == (0.5, "the command line")
+    caplog.clear()
+    classify_slide(predictor, replace(task, mpp=0.25))
+    assert "--mpp says" not in caplog.text
+
+
 def test_the_command_line(task: SlideTask, small_weights: Path) -> None:
-    assert "wrote" in run(task.slide, task.detections, task.target, "--weights", small_weights, "--prevalence", 0.2)
+    said = run(task.slide, task.detections, task.target, "--weights", small_weights, "--prevalence", 0.2)
+    last = said.splitlines()[-1]
+    assert last.startswith("10 figures, ") and "%, 95 % interval " in last
+    assert last.endswith(f"wrote {task.target}")
     for wrong, what in {
         ("--prevalence", "1"): "not between 0 and 1",
         ("--area-mm2", "0"): "not between 0 and 5000",
