@@ -62,13 +62,21 @@ class SlideReader:
         self.path, self.mpp, self.side = path, mpp, side
         self._lock = threading.Lock()
         self._idle: list[Child] = []
-        answer, _ = self._ask({})
+        try:
+            answer, _ = self._ask({})
+        except CropError:
+            self.close()
+            raise
         self.pyramid = Pyramid(**answer)
 
     def __enter__(self) -> "SlideReader":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the children, none of which reads."""
         with self._lock:
             while self._idle:
                 self._idle.pop().close()

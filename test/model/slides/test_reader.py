@@ -12,6 +12,7 @@ import tifffile
 from written_slides import JPEG, LOSSLESS, PAGE, paste, write_plain, write_svs, write_tiled
 
 from model.errors import CropError
+from model.images.child import Child
 from model.images.resampling import rescale
 from model.slides import reader as reader_module
 from model.slides.pyramid import Pyramid
@@ -211,6 +212,24 @@ def test_what_is_no_slide_is_refused_by_name(tmp_path: Path, noise: np.ndarray) 
     }.items():
         with pytest.raises(CropError, match=f"{name} {what}" if not what.startswith("it is") else what):
             SlideReader(tmp_path / name, 0.25)
+
+
+def test_no_child_outlives_its_reader(tmp_path: Path, noise: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[Child] = []
+
+    class Noted(Child):
+        def __init__(self, module: str) -> None:
+            super().__init__(module)
+            children.append(self)
+
+    monkeypatch.setattr(reader_module, "Child", Noted)
+    (tmp_path / "text.svs").write_text("no slide")
+    with pytest.raises(CropError):
+        SlideReader(tmp_path / "text.svs", None)
+    with SlideReader(write_tiled(tmp_path / "slide.tif", noise), None) as reader:
+        reader.read(300, 300)
+        assert [child.alive() for child in children] == [False, True]
+    assert [child.alive() for child in children] == [False, False]
 
 
 SIDES = ["ImageWidth", "ImageLength"]
