@@ -17,6 +17,7 @@ COPY model/*.py /opt/app/model/
 COPY model/modes/*.py /opt/app/model/modes/
 COPY model/images/*.py /opt/app/model/images/
 COPY model/network/*.py /opt/app/model/network/
+COPY model/slides/*.py /opt/app/model/slides/
 COPY model/speed/*.py /opt/app/model/speed/
 RUN /opt/venv/bin/python -m compileall -q /opt/app && chmod -R a+rX /opt/app
 

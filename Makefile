@@ -3,10 +3,10 @@
 # make test-all                      run every test
 # make test-slow                     run those that `make test` leaves out
 # make lint                          check style, format and types
-# make fuzz [SECONDS=60]             feed damaged images to the readers
+# make fuzz [SECONDS=60]             feed damaged images and slides to the readers
 # make train-env                     make .venv with all that training needs (training/train.sh does it itself)
 # make benchmark                     measure speed and memory, rewrite docs/speed.md's table and plot (13 minutes, no GPU)
-# make figure                        draw the README's picture again, after a change of the default weights
+# make figure                        draw the documents' pictures again, after a change of the default weights
 # make lock                          renew requirements.lock, which the image is built from
 # Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
 
@@ -38,9 +38,11 @@ train-env: .venv/training-requirements.done
 
 figure: .venv/test-requirements.done
 	.venv/bin/python -m docs.figure
+	.venv/bin/python -m docs.slide_figure
 
 fuzz: .venv/requirements.done
 	.venv/bin/python test/tools/fuzz_readers.py --seconds $(SECONDS)
+	.venv/bin/python test/tools/fuzz_slides.py --seconds $(SECONDS)
 
 lock: .venv/export-requirements.done
 	.venv/bin/uv pip compile requirements.txt --output-file requirements.lock --generate-hashes --no-header --quiet \

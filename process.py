@@ -3,6 +3,8 @@
     python process.py                   the case in /input, its result to /output (the platform's `exec`)
     python process.py serve             a server that handles one case after another (the platform's `invoke`)
     python process.py folder IN OUT     every crop of every image in a folder, as tables
+    python process.py slide SLIDE DETECTIONS OUT    every detection on a slide, for QuPath and as tables
+    python process.py slide SLIDES.csv OUT          the same for the slides of a table (slide,detections)
 
 Each takes --help.
 """
@@ -36,7 +38,7 @@ def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     path, entries = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
         with contextlib.suppress(OSError):  # nobody reads it; the result is written
-            print(table(path, entries), flush=True)
+            print(table(path, entries, arguments.prevalence), flush=True)
     return 0
 
 
@@ -59,13 +61,62 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
             "Images that do not state their resolution are taken to have %s µm per pixel; say --mpp if they have not.",
             MICROMETRES_PER_PIXEL,
         )
-    options = FolderOptions(arguments.mpp, arguments.resume, sys.stderr.isatty())
+    options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty())
     done = classify_folder(predictor, arguments.source, arguments.target, options)
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
     if done.failed:
         failures = arguments.target / FAILURES
         raise CropError(f"{done.failed} of {done.files} images could not be used; {failures} tells which and why.")
     return 0
+
+
+def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
+    """Slides and detections on them."""
+    predictor = loader.predictor()
+    from model.modes.slide import classify_slide
+    from model.modes.slide_list import SLIDES, classify_slides, read_slide_list
+    from model.modes.slide_options import SlideOptions, SlideTask
+    from model.modes.slide_tables import FAILURES
+
+    options = SlideOptions(
+        only=tuple(arguments.only),
+        everything=arguments.all,
+        region=arguments.region,
+        unit=arguments.unit,
+        origin=arguments.origin,
+        prevalence=arguments.prevalence,
+        save_crops=arguments.save_crops,
+        resume=arguments.resume,
+        show_progress=sys.stderr.isatty(),
+    )
+    slide, *detections, target = arguments.paths
+    if not detections:
+        tasks = read_slide_list(slide, target)
+        if failed := classify_slides(predictor, tasks, target, options):
+            raise CropError(f"{failed} of {len(tasks)} slides could not be read in full; {target / SLIDES} tells why.")
+        return 0
+    task = SlideTask(slide, detections[0], target, arguments.mpp, arguments.area_mm2)
+    done = classify_slide(predictor, task, options)
+    logger.info("%s; wrote %s", done.sentence(), target)
+    if done.failed:
+        raise CropError(f"{done.failed} crops of {task.slide} could not be read; {target / FAILURES} tells which.")
+    return 0
+
+
+def share(text: str) -> float:
+    """A prevalence, for the command line: between 0 and 1."""
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number
+
+
+def area(text: str) -> float:
+    """mm², for the command line: up to what a slide holds."""
+    number = float(text)
+    if not 0 < number <= 5000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 5000 mm²")
+    return number
 
 
 def micrometres(text: str) -> float:
@@ -88,6 +139,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--views", choices=VIEW_SETS, default=DEFAULT_VIEWS, help="views averaged (default: %(default)s)"
     )
     common.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+    posterior = argparse.ArgumentParser(add_help=False)
+    posterior.add_argument(
+        "--prevalence",
+        type=share,
+        metavar="P",
+        help="share of atypical figures, between 0 and 1, to add P(atypical) for",
+    )
     folders = argparse.ArgumentParser(add_help=False)
     folders.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
     folders.add_argument("--output", type=Path, default=Path("/output"), help="for the result (default: %(default)s)")
@@ -107,16 +165,48 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             serve.add_argument("--port", type=int, default=PORT, help="(default: %(default)s)")
             return serve.parse_args(rest, argparse.Namespace(run=run_server))
         case ["folder", *rest]:
-            folder = parser(" folder")
+            folder = parser(" folder", posterior)
             folder.add_argument("source", type=Path, metavar="IN", help="folder of PNG, JPEG, TIFF and MHA crops")
             folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
             folder.add_argument("--mpp", type=micrometres, help="µm per pixel of all images (default: as they say)")
             folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
             return folder.parse_args(rest, argparse.Namespace(run=run_folder))
+        case ["slide", *rest]:
+            return parse_slide(parser(" slide", posterior), rest)
         case _:
-            one = parser("", folders)
+            one = parser("", folders, posterior)
             one.add_argument("--table", action="store_true", help="also print the result as a table")
-            return one.parse_args(arguments, argparse.Namespace(run=run_case))
+            parsed = one.parse_args(arguments, argparse.Namespace(run=run_case))
+            if parsed.prevalence is not None and not parsed.table:
+                one.error("--prevalence adds a column to the printed table; say --table, too")
+            return parsed
+
+
+def parse_slide(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """The command line of the mode for slides."""
+    parser.usage = f"{parser.prog} [options] SLIDE DETECTIONS OUT | SLIDES.csv OUT"
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="as above; OUT is a folder")
+    parser.add_argument("--mpp", type=micrometres, help="µm per pixel of the slide (default: as it says)")
+    parser.add_argument("--unit", choices=("px", "um"), help="of x and y in a table (default: px of the full slide)")
+    parser.add_argument(
+        "--origin",
+        choices=("slide", "scanned"),
+        help="what x and y are counted from (default: in files of QuPath the scanned part's corner, else the slide's)",
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="CLASS", help="detections of this class alone")
+    parser.add_argument("--all", action="store_true", help="MIDOG's hard negatives, too")
+    parser.add_argument("--region", default="", metavar="NAME", help="count in the areas of this name or class alone")
+    parser.add_argument("--area-mm2", type=area, metavar="A", help="area that was searched, for counts per mm²")
+    parser.add_argument("--save-crops", action="store_true", help="also write the crops")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parsed = parser.parse_args(arguments, argparse.Namespace(run=run_slide))
+    if len(parsed.paths) not in (2, 3):
+        parser.error("give a slide, its detections and a folder, or a table of slides and a folder")
+    if len(parsed.paths) == 2 and (parsed.mpp is not None or parsed.area_mm2 is not None):
+        parser.error("of several slides, give mpp and area_mm2 as columns of the table")
+    if parsed.region and parsed.area_mm2 is not None:
+        parser.error("give --region or --area-mm2: a region has its own area")
+    return parsed
 
 
 def main(arguments: list[str] | None = None) -> int:

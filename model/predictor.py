@@ -1,9 +1,11 @@
 """Crops in, P(atypical) out: batches, precision, and what to do when the accelerator's memory runs out."""
 
+import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ class Predictor:
         batch_size: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        self.folder = folder
         self.device = choose_device(device)
         self.dtype = dtype or choose_dtype(self.device)
         self.view_set = view_set
@@ -102,6 +105,11 @@ class Predictor:
         """
         return self.predict_fields(self.config.preprocessing.cut_out(crops), progress)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of what `config.json` says of the tensors, and of what is done before and after the network."""
+        config = replace(self.config, training={})  # which is for people
+        return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+
     def responds(self) -> bool:
         """Whether the device still computes; after some of a GPU's errors it no longer does, in this process."""
         try:
@@ -121,14 +129,35 @@ class Predictor:
 
     def predict_fields(self, fields: Tensor, progress: bool = False) -> np.ndarray:
         """`__call__` for fields of view that `preprocessing.cut_out` has already cut out, (N, F, F, 3) uint8."""
+        return calibrate(self._view_logits(fields, progress).mean(dim=1).numpy(), self.config.calibration)
+
+    def predict_with_spread(self, fields: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """`predict_fields`, and how far the views of a crop disagree.
+
+        Args:
+            fields: (N, F, F, 3) uint8, from `preprocessing.cut_out`.
+
+        Returns:
+            P(atypical), and the standard deviation over the views of what each view alone gives as P(atypical), in
+            [0, 0.5]; both (N,) float64.
+
+        Raises:
+            PredictionError: as `__call__` does.
+        """
+        logits = self._view_logits(fields)
+        spread = calibrate(logits.numpy(), self.config.calibration).std(axis=1)
+        return calibrate(logits.mean(dim=1).numpy(), self.config.calibration), spread
+
+    def _view_logits(self, fields: Tensor, progress: bool = False) -> Tensor:
+        """The logit of each view of each crop, (N, V) float64 on the CPU; with smaller batches where memory is full."""
         if not len(fields):
-            return np.zeros(0)
+            return torch.zeros(0, self.view_count, dtype=torch.float64)
         while True:
             try:
                 average = ViewAverage(
                     self.network, self.config.preprocessing, self.view_set, self.batch_size, self.device, self.dtype
                 )
-                logits = average.logits(fields, progress)
+                logits = average.view_logits(fields, progress).cpu()
                 break
             except torch.OutOfMemoryError as error:
                 if self.batch_size == 1:
@@ -145,12 +174,12 @@ class Predictor:
                     f"The network does not run on images of {side} x {side} pixels ({reason}); check backbone_args, "
                     "pooling and input_size in the weights' config.json, or the GPU."
                 ) from error
-        not_finite = np.flatnonzero(~np.isfinite(logits))
+        not_finite = np.flatnonzero(~np.isfinite(logits.numpy()).all(axis=1))
         if len(not_finite):
             raise PredictionError(
                 f"The network's logit of crop {not_finite[0] + 1} is not a finite number; nothing was written."
             )
-        return calibrate(logits, self.config.calibration)
+        return logits
 
 
 def place(network: Classifier, device: torch.device, dtype: torch.dtype) -> Classifier:
@@ -188,7 +217,6 @@ class ViewAverage:
     device: torch.device
     dtype: torch.dtype = torch.float32
 
-    @torch.inference_mode()
     def logits(self, fields: Tensor, progress: bool = False) -> np.ndarray:
         """Logits averaged over views, before calibration.
 
@@ -199,8 +227,13 @@ class ViewAverage:
         Returns:
             (N,) float64.
         """
+        return self.view_logits(fields, progress).mean(dim=1).cpu().numpy()
+
+    @torch.inference_mode()
+    def view_logits(self, fields: Tensor, progress: bool = False) -> Tensor:
+        """Logits of each view, before calibration: (N, V) float64 on the device, for arguments as of `logits`."""
         crops_per_batch = max(1, self.batch_size // views.count(self.view_set))
-        averaged = []
+        found = []
         with tqdm(total=len(fields), unit="crop", leave=False, disable=not progress) as bar:
             # A copy to the GPU waits for what the GPU is doing, so there is one for many batches.
             for part in fields.split(CROPS_A_COPY):
@@ -208,9 +241,9 @@ class ViewAverage:
                     images = self.preprocessing.network_input(crops).to(self.dtype)
                     batches = views.expand(images, self.view_set).split(self.batch_size)
                     logits = torch.cat([self.network(batch) for batch in batches])
-                    averaged.append(views.average(logits.double(), self.view_set))
+                    found.append(views.apart(logits.double(), self.view_set))
                     bar.update(len(crops))
-        return torch.cat(averaged).cpu().numpy()
+        return torch.cat(found)
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ LAYERS = [
     ["model.constants", "model.errors", "model.files", "model.checks"],
     ["model.speed"],
     ["model.images", "model.network"],
+    ["model.slides"],
     ["model.predictor"],
     ["model.modes"],
     ["model"],
@@ -25,6 +26,7 @@ LAYERS = [
 PROVIDES = {
     "pillow": ["PIL"],
     "opencv-python-headless": ["cv2"],
+    "openslide-python": ["openslide"],
     "scikit-learn": ["sklearn"],
     "uvicorn": ["uvicorn", "h11"],  # which it requires itself
 }

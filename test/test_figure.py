@@ -1,11 +1,13 @@
-"""The README's picture shows what the weights say."""
+"""The pictures of README and docs/slides.md show what the weights say."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import REPOSITORY
 from PIL import Image
 
-from docs import figure
+from docs import figure, slide_figure
 from model.images.read import read_crops
 from model.network import weights
 
@@ -18,8 +20,16 @@ def test_the_mean_of_the_shown_logits_is_the_shown_answer() -> None:
     assert answer.confidence == pytest.approx(1 / (1 + np.exp(-calibrated)), abs=1e-4)
 
 
-def test_the_picture_is_of_the_weights_that_are_shipped() -> None:
-    with Image.open(figure.PICTURE) as picture:
-        assert picture.info["Source"] == figure.source(), "make figure draws it again"
-    assert figure.PICTURE.stat().st_size < 200_000
-    assert f"({figure.PICTURE.relative_to(REPOSITORY)})" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("picture", "page"), [(figure.PICTURE, "README.md"), (slide_figure.PICTURE, "docs/slides.md")])
+def test_the_picture_is_of_the_weights_that_are_shipped(picture: Path, page: str) -> None:
+    with Image.open(picture) as content:
+        assert content.info["Source"] == figure.source(), "make figure draws it again"
+    assert picture.stat().st_size < 200_000
+    document = REPOSITORY / page
+    assert f"({picture.relative_to(document.parent)})" in document.read_text(encoding="utf-8")
+
+
+def test_the_drawn_slide_has_its_figures_apart_and_on_the_tissue() -> None:
+    image, places = slide_figure.draw_slide()
+    assert len(set(places)) == slide_figure.FIGURES and image.shape == (slide_figure.HEIGHT, slide_figure.WIDTH, 3)
+    assert all(image[y - 64 : y + 64, x - 64 : x + 64].std() > 10 for x, y in places)

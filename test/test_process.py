@@ -42,6 +42,18 @@ def test_the_table_shows_each_crop(tmp_path: Path) -> None:
         assert line.split() == [str(number), entry["class"], f"{entry['confidence']:.3f}"]
 
 
+def test_the_table_has_the_posterior_and_the_result_has_not(tmp_path: Path) -> None:
+    done = run("--input", EXAMPLE, "--output", tmp_path, "--table", "--views", "none", "--prevalence", 0.2)
+    entries = check_result(tmp_path, 8)
+    lines = done.stdout.strip().splitlines()
+    assert lines[1].endswith("posterior at 0.2")
+    for line, entry in zip(lines[2:], entries, strict=True):
+        p = entry["confidence"]
+        assert float(line.split()[-1]) == pytest.approx(p * 0.2 / (p * 0.2 + (1 - p) * 0.8), abs=6e-4)
+    done = run("--input", EXAMPLE, "--output", tmp_path, "--prevalence", 0.2, rc=2)
+    assert "say --table, too" in done.stderr
+
+
 def test_nothing_is_unpickled_and_no_connection_is_made(tmp_path: Path) -> None:
     code = f"""
 import pickle, socket, sys

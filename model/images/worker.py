@@ -1,30 +1,17 @@
 """Decoding in another process, for formats that libraries in C decode: a crash there costs a sentence, not the server.
 
-The child reads paths from its standard input and answers with the pixels; a file that takes more memory or processor
-time than is granted ends the child alone, and the next file gets a new one. Nothing is pickled: an answer is a line of
-JSON and the bytes of the crops.
+The child reads paths from its standard input and answers with the pixels; after a file that takes more memory or
+processor time than is granted, the next file gets a new child.
 """
 
 import atexit
-import contextlib
-import json
-import logging
-import os
-import resource
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import numpy as np
 
 from model.errors import CropError
+from model.images.child import Answer, Child, ChildDied, answer_questions, grant
 from model.images.decode import decode
 from model.images.rgb import Stack
-
-logger = logging.getLogger(__name__)
 
 MEMORY = 1 << 30
 """Bytes that a file may take to decode."""
@@ -67,23 +54,11 @@ def read_apart(path: Path) -> Stack:
     return stack
 
 
-class Worker:
+class Worker(Child):
     """A child process that decodes one file after another."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).parents[2])
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "model.images.worker"],
-            env=os.environ | one_thread | {"PYTHONPATH": root},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def alive(self) -> bool:
-        """Whether it can decode another file."""
-        return self.process.poll() is None
+        super().__init__("model.images.worker")
 
     def read(self, path: Path) -> Stack:
         """Decodes a file.
@@ -91,53 +66,11 @@ class Worker:
         Raises:
             CropError: it cannot be decoded, or the child did not survive it.
         """
-        wait = PATIENCE * _granted_seconds(path)
-        impatience = threading.Timer(wait, self.process.kill)
-        impatience.start()
         try:
-            return self._ask(path)
-        except (OSError, EOFError, ValueError) as error:
-            cause = self._cause_of_death()
-            raise CropError(f"{path} cannot be decoded: {cause}; export it again.") from error
-        finally:
-            impatience.cancel()
-
-    def _ask(self, path: Path) -> Stack:
-        questions, answers = cast(BinaryIO, self.process.stdin), cast(BinaryIO, self.process.stdout)
-        questions.write(json.dumps(str(path)).encode() + b"\n")
-        questions.flush()
-        line = answers.readline()
-        if not line:
-            raise EOFError
-        answer = json.loads(line)
-        for level, name, message in answer["log"]:
-            logging.getLogger(name).log(level, "%s", message)
-        if "error" in answer:
-            raise CropError(answer["error"])
-        crops = []
-        for height, width in answer["sizes"]:
-            content = answers.read(height * width * 3)
-            crops.append(np.frombuffer(content, np.uint8).reshape(height, width, 3).copy())
+            answer, crops = self.ask(str(path), PATIENCE * _granted_seconds(path))
+        except ChildDied as error:
+            raise CropError(f"{path} cannot be decoded: {error}; export it again.") from error
         return Stack(crops, answer["mpp"])
-
-    def close(self) -> None:
-        """Ends the child, which decodes nothing."""
-        for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # what was left to be written has nobody to read it
-                cast(BinaryIO, stream).close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=1)
-
-    def _cause_of_death(self) -> str:
-        try:
-            status = self.process.wait(timeout=1)
-        except subprocess.TimeoutExpired:  # it lives, but talks nonsense
-            self.process.kill()
-            status = self.process.wait()
-        self.close()
-        if status == -signal.SIGXCPU:
-            return "it takes too much time"
-        return "it takes too much time or memory" if status == -signal.SIGKILL else "its decoder crashed"
 
 
 def _granted_seconds(path: Path) -> int:
@@ -147,64 +80,23 @@ def _granted_seconds(path: Path) -> int:
         return SECONDS
 
 
-class _Notes(logging.Handler):
-    """Keeps what is logged, for the parent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[tuple[int, str, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.notes.append((record.levelno, record.name, record.getMessage()))
-
-
 def serve() -> None:
     """What the child does until its standard input ends."""
     # The libraries first: what they take is not the files' memory.
     import cv2  # noqa: F401
     import tifffile  # noqa: F401
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the parent answers
-    # What libraries print must not get between the answers.
-    answers = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    notes = _Notes()
-    logging.basicConfig(level=logging.INFO, handlers=[notes])
-    for line in sys.stdin.buffer:
-        path = Path(json.loads(line))
-        notes.notes.clear()
-        _grant(path)
-        answer: dict[str, object] = {"log": notes.notes}
-        crops: list[np.ndarray] = []
-        try:
-            stack = decode(path)
-            crops = stack.crops
-            answer |= {"sizes": [crop.shape[:2] for crop in crops], "mpp": stack.mpp}
-        except CropError as error:
-            answer["error"] = str(error)
-        except MemoryError:
-            answer["error"] = f"{path} takes too much memory to decode; give smaller images."
-        answers.write(json.dumps(answer).encode() + b"\n")
-        for crop in crops:
-            answers.write(np.ascontiguousarray(crop).data)
-        answers.flush()
+    answer_questions(_answer)
 
 
-def _grant(path: Path) -> None:
-    """Limits what the next file may take."""
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    limits = {resource.RLIMIT_CPU: int(used) + 1 + _granted_seconds(path), resource.RLIMIT_DATA: _data() + MEMORY}
-    for kind, limit in limits.items():
-        _, most = resource.getrlimit(kind)
-        if most == resource.RLIM_INFINITY or limit <= most:
-            resource.setrlimit(kind, (limit, most))
-
-
-def _data() -> int:
-    """Bytes of private memory that the process may write to, as the kernel counts them for RLIMIT_DATA."""
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    return pages * resource.getpagesize()
+def _answer(name: str) -> Answer:
+    path = Path(name)
+    grant(_granted_seconds(path), MEMORY)
+    try:
+        stack = decode(path)
+    except MemoryError as error:
+        raise CropError(f"{path} takes too much memory to decode; give smaller images.") from error
+    return {"mpp": stack.mpp}, stack.crops
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The ways to run: a case, a server, a folder; and what the platform expects."""
+"""The ways to run: a case, a server, a folder, a slide; and what the platform expects."""

@@ -13,6 +13,7 @@ from model.images.checks import warn_of
 from model.images.read import read_stack
 from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
 from model.modes.loader import Loader
+from model.network.calibration import posterior
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,19 @@ def _crops_of(path: Path) -> list[np.ndarray]:
     return stack.crops
 
 
-def table(path: Path, entries: list[Entry]) -> str:
-    """The result for a person to read: where it is, and a line for each crop."""
+def table(path: Path, entries: list[Entry], prevalence: float | None = None) -> str:
+    """The result for a person to read: where it is, and a line for each crop.
+
+    Args:
+        path: of the result file.
+        entries: its content.
+        prevalence: share of atypical figures to add the posterior for; None for none.
+    """
     lines = [f"{path}", f"{'crop':>5}  {'class':8}  confidence"]
     for number, entry in enumerate(entries, start=1):
         lines.append(f"{number:5}  {entry['class']:8}  {entry['confidence']:10.3f}")
+    if prevalence is not None:
+        lines[1] += f"  posterior at {prevalence:g}"
+        for number, entry in enumerate(entries, start=2):
+            lines[number] += f"  {posterior(entry['confidence'], prevalence):.3f}"
     return "\n".join(lines)

@@ -5,25 +5,23 @@ threads read others ahead and write the results of the one before, so the networ
 does not grow with their number.
 """
 
-import hashlib
-import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.constants import MICROMETRES_PER_PIXEL, is_expected
+from model.constants import MICROMETRES_PER_PIXEL
 from model.errors import CaseError, CropError, one_line
 from model.images.checks import warn_of
 from model.images.read import SUFFIXES, read_stack
+from model.images.resampling import rescale, resolution
 from model.images.rgb import check_size
 from model.modes.grand_challenge import DECIMALS, result
 from model.modes.listing import Listed, list_images
@@ -50,11 +48,13 @@ class FolderOptions:
 
     Attributes:
         mpp: µm per pixel of all images; None takes what an image states, and 0.25 where it states nothing plausible.
+        prevalence: share of atypical figures, in (0, 1), to add a column with the posterior for; None for none.
         resume: keep what an earlier run found of images that are unchanged.
         show_progress: show a bar with rate and time left on stderr.
     """
 
     mpp: float | None = None
+    prevalence: float | None = None
     resume: bool = False
     show_progress: bool = False
 
@@ -81,7 +81,9 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
     total = sum(1 for _ in list_images(source))
     if not total:
         raise CaseError(f"{source} holds no image ({', '.join(SUFFIXES)}); give a folder of images.")
-    settings = {"weights": _fingerprint(predictor), "views": predictor.view_set, "mpp": options.mpp}
+    settings = {"weights": predictor.fingerprint(), "views": predictor.view_set, "mpp": options.mpp}
+    if options.prevalence is not None:
+        settings["prevalence"] = options.prevalence
     with RunTables(target) as tables:
         known = tables.start(settings, options.resume)
         read = _Reader(source, predictor, options.mpp)
@@ -97,12 +99,6 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
                 written.result()
         tables.finish()
         return tables.progress
-
-
-def _fingerprint(predictor: Predictor) -> str:
-    """SHA-256 of what `config.json` says of the tensors, and of what is done before and after the network."""
-    config = replace(predictor.config, training={})  # which is for people
-    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
 
 
 class _Reader:
@@ -131,19 +127,10 @@ class _Reader:
     def _crops(self, path: Path) -> tuple[list[np.ndarray], float]:
         """Crops, and their µm per pixel."""
         stack = read_stack(path)
-        if self.mpp is not None:
-            return stack.crops, self.mpp
-        if stack.mpp is None or is_expected(stack.mpp):
-            return stack.crops, MICROMETRES_PER_PIXEL
-        logger.info("%s states %.4g µm per pixel; its crops are rescaled to 0.25.", path, stack.mpp)
-        return stack.crops, stack.mpp
-
-
-def rescale(crop: np.ndarray, mpp: float) -> np.ndarray:
-    """A crop of `mpp` µm per pixel, (H, W, 3) uint8, resampled to 0.25 µm per pixel."""
-    factor = mpp / MICROMETRES_PER_PIXEL
-    size = [max(1, round(side * factor)) for side in (crop.shape[1], crop.shape[0])]
-    return cv2.resize(crop, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        mpp = resolution(self.mpp, stack.mpp)
+        if self.mpp is None and mpp != MICROMETRES_PER_PIXEL:
+            logger.info("%s states %.4g µm per pixel; its crops are rescaled to 0.25.", path, mpp)
+        return stack.crops, mpp
 
 
 def _read_ahead(

@@ -1,6 +1,6 @@
 """The tables of a run over a folder, and how a run goes on where it was interrupted.
 
-    OUT/predictions.csv     file,index,class,confidence; a row for each crop
+    OUT/predictions.csv     file,index,class,confidence and, for a prevalence, posterior; a row for each crop
     OUT/predictions.json    the same as a list of objects, written at the end
     OUT/failures.csv        file,reason; the images that could not be used
     OUT/files.csv           file,bytes,modified_ns,crops; every image done, so that a changed one is noticed
@@ -13,7 +13,6 @@ OUT is input like any other: it is checked, and nothing outside OUT is opened be
 """
 
 import csv
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,10 @@ from typing import IO, Any
 
 from model.constants import CLASSES
 from model.errors import CaseError
+from model.modes.grand_challenge import DECIMALS
 from model.modes.listing import Listed, order
+from model.modes.writing import Whole, flushed, from_cell, lock, open_own, to_cell, unwritable
+from model.network.calibration import posterior
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,6 @@ COLUMNS = {
 }
 LARGEST_RUN_JSON = 1 << 20
 """Bytes of a run.json that are read; ours has a few hundred."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-"""What a cell must not begin with, as a spreadsheet may run it; the last marks those that did."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Progress:
     """How far a run is; the content of run.json.
 
     Attributes:
-        settings: what must be the same for a run to go on: weights, views, µm per pixel.
+        settings: what must be the same for a run to go on: weights, views, µm per pixel, prevalence.
         files: images done, failed ones among them.
         crops: crops predicted.
         failed: images that could not be used.
@@ -92,18 +91,7 @@ class RunTables:
         self.progress = Progress({})
 
     def __enter__(self) -> "RunTables":
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise CaseError(f"Another process writes to {self.folder}; wait for it, or give another folder.") from error
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s cannot be locked (%s); let no other process write there.", self.folder, error.strerror)
+        self._lock = lock(self.folder)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,14 +120,14 @@ class RunTables:
             (self.folder / PREDICTIONS_JSON).unlink(missing_ok=True)
             self.progress = Progress(settings)
             self._note()  # before the tables are emptied, so that it never claims more than there is
-            for name, columns in COLUMNS.items():
-                with _open(self.folder / name, "w") as file:
-                    csv.writer(file).writerow(columns)
-                    self.progress.sizes[name] = _flushed(file)
+            for name in COLUMNS:
+                with open_own(self.folder / name, "w") as file:
+                    csv.writer(file).writerow(_columns(name, settings))
+                    self.progress.sizes[name] = flushed(file)
             self._note()
             return Known(_read_previous(previous, settings) if resume else iter(()))
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
 
     def append(self, records: Sequence[Record]) -> None:
         """Writes the rows of some images; they are on the disk before run.json says so.
@@ -148,24 +136,27 @@ class RunTables:
             CaseError: the tables cannot be written.
         """
         rows: dict[str, list[tuple[object, ...]]] = {name: [] for name in COLUMNS}
+        prevalence = self.progress.settings.get("prevalence")
         for record in records:
-            image, name = record.image, _cell(record.image.name)
+            image, name = record.image, to_cell(record.image.name)
             rows[FILES].append((name, image.bytes, image.modified, "" if record.reason else len(record.results)))
             if record.reason:
-                rows[FAILURES].append((name, _cell(record.reason)))
-            rows[PREDICTIONS] += [(name, index, *result) for index, result in enumerate(record.results)]
+                rows[FAILURES].append((name, to_cell(record.reason)))
+            for index, (label, confidence) in enumerate(record.results):
+                later = () if prevalence is None else (round(posterior(float(confidence), prevalence), DECIMALS),)
+                rows[PREDICTIONS].append((name, index, label, confidence, *later))
         try:
             for table, lines in rows.items():
                 if lines:
-                    with _open(self.folder / table, "a") as file:
+                    with open_own(self.folder / table, "a") as file:
                         csv.writer(file).writerows(lines)
-                        self.progress.sizes[table] = _flushed(file)
+                        self.progress.sizes[table] = flushed(file)
             self.progress.files += len(records)
             self.progress.crops += len(rows[PREDICTIONS])
             self.progress.failed += len(rows[FAILURES])
             self._note()
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
 
     def finish(self) -> None:
         """Writes predictions.json and forgets the earlier run.
@@ -174,19 +165,20 @@ class RunTables:
             CaseError: it cannot be written.
         """
         try:
-            with _open(self.folder / PREDICTIONS, "r") as table, _Whole(self.folder / PREDICTIONS_JSON) as file:
+            with open_own(self.folder / PREDICTIONS, "r") as table, Whole(self.folder / PREDICTIONS_JSON) as file:
                 separator = "[\n"
                 for row in csv.DictReader(table):
-                    entry = {"file": _name(row["file"]), "index": int(row["index"]), "class": row["class"]}
-                    file.write(f"{separator}  {json.dumps(entry | {'confidence': float(row['confidence'])})}")
+                    entry = {"file": from_cell(row["file"]), "index": int(row["index"]), "class": row["class"]}
+                    entry |= {key: float(row[key]) for key in ("confidence", "posterior") if key in row}
+                    file.write(f"{separator}  {json.dumps(entry)}")
                     separator = ",\n"
                 file.write("\n]\n" if separator != "[\n" else "[]\n")
             (self.folder / PREVIOUS).unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
 
     def _note(self) -> None:
-        with _Whole(self.folder / RUN) as file:
+        with Whole(self.folder / RUN) as file:
             json.dump(asdict(self.progress), file, indent=2)
 
     def _keep(self, settings: dict[str, Any]) -> None:
@@ -197,7 +189,8 @@ class RunTables:
         progress = _read_progress(self.folder / RUN)
         if progress.settings != settings:
             raise CaseError(
-                f"{self.folder} holds a run with other weights, views or µm per pixel; run again without --resume."
+                f"{self.folder} holds a run with other weights, views or µm per pixel, or another prevalence; run "
+                "again without --resume."
             )
         last: tuple[str, ...] = ()
 
@@ -208,7 +201,7 @@ class RunTables:
                 yield record
 
         earlier = _read_previous(self.folder / PREVIOUS, settings)
-        with _Whole(self.folder / PREVIOUS) as file:
+        with Whole(self.folder / PREVIOUS) as file:
             print(json.dumps(settings), file=file)
             for record in chain(done(), (record for record in earlier if order(record.image.name) > last)):
                 if not record.reason:  # what failed is tried again
@@ -234,53 +227,9 @@ class Known:
         return self._next if self._next is not None and self._next.image == image else None
 
 
-class _Whole:
-    """A text file to write that appears under its name when it is complete and on the disk; a context manager."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.partial = path, path.with_name(f".{path.name.lstrip('.')}.partial")
-
-    def __enter__(self) -> IO[str]:
-        self.file = _open(self.partial, "w")
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            with self.file:
-                if kind is None:
-                    _flushed(self.file)
-            if kind is None:
-                self.partial.replace(self.path)
-        finally:
-            self.partial.unlink(missing_ok=True)
-
-
-def _flushed(file: IO[str]) -> int:
-    """Puts what was written on the disk; returns the size of the file."""
-    file.flush()
-    os.fsync(file.fileno())
-    return os.fstat(file.fileno()).st_size
-
-
-def _open(path: Path, mode: str) -> IO[str]:
-    """A text file that is no link; bytes of a file name that are no UTF-8 are kept as they are."""
-    flags = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "a": os.O_WRONLY | os.O_APPEND}[mode]
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    return os.fdopen(descriptor, mode, encoding="utf-8", errors="surrogateescape", newline="")
-
-
-def _cell(text: str) -> str:
-    """A text as a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _name(cell: str) -> str:
-    """The text of a cell that `_cell` made."""
-    return cell[1:] if cell.startswith("'") else cell
-
-
-def _unwritable(folder: Path, error: OSError) -> CaseError:
-    return CaseError(f"{folder} cannot be written ({error.strerror}); give a writable folder with space.")
+def _columns(table: str, settings: dict[str, Any]) -> tuple[str, ...]:
+    extra = ("posterior",) if table == PREDICTIONS and settings.get("prevalence") is not None else ()
+    return COLUMNS[table] + extra
 
 
 def _contradiction(folder: Path, what: str) -> CaseError:
@@ -294,7 +243,7 @@ def _read_progress(path: Path) -> Progress:
         CaseError: it is not as this program writes it.
     """
     try:
-        with _open(path, "r") as file:
+        with open_own(path, "r") as file:
             text = file.read(LARGEST_RUN_JSON + 1)
         content = json.loads(text) if len(text) <= LARGEST_RUN_JSON else None
         progress = Progress(**content) if isinstance(content, dict) else None
@@ -318,12 +267,12 @@ def _read_tables(folder: Path, progress: Progress) -> Iterator[Record]:
     Raises:
         CaseError: they are shorter than run.json says, or do not agree with each other.
     """
-    predictions, failures, files = (_rows(folder, name, progress.sizes[name]) for name in COLUMNS)
+    predictions, failures, files = (_rows(folder, name, progress) for name in COLUMNS)
     last: tuple[str, ...] = ()
     count = 0
     try:
         for cell, size, modified, crops in files:
-            image = Listed(_name(cell), int(size), int(modified))
+            image = Listed(from_cell(cell), int(size), int(modified))
             if order(image.name) <= last:
                 raise _contradiction(folder, f"{FILES} is not sorted")
             last, count = order(image.name), count + 1
@@ -335,7 +284,7 @@ def _read_tables(folder: Path, progress: Progress) -> Iterator[Record]:
                 continue
             results = []
             for index in range(int(crops)):
-                file, number, name, confidence = next(predictions)
+                file, number, name, confidence, *_ = next(predictions)
                 if (file, number) != (cell, str(index)):
                     raise _contradiction(folder, f"{PREDICTIONS} does not tell of {image.name}")
                 results.append((name, confidence))
@@ -358,20 +307,21 @@ def _checked(image: Listed, results: Iterable[tuple[str, str]]) -> Record:
     return Record(image, checked)
 
 
-def _rows(folder: Path, name: str, size: int) -> Iterator[list[str]]:
-    """The rows of a table, without its header, from its first `size` bytes.
+def _rows(folder: Path, name: str, progress: Progress) -> Iterator[list[str]]:
+    """The rows of a table, without its header, from the bytes of it that run.json counts.
 
     Raises:
         CaseError: it is missing or shorter, or has other columns.
     """
+    size = progress.sizes[name]
     if not size:
         return
     try:
-        with _open(folder / name, "r") as file:
+        with open_own(folder / name, "r") as file:
             if os.fstat(file.fileno()).st_size < size:
                 raise _contradiction(folder, f"{name} is shorter than {RUN} says")
             rows = csv.reader(_lines(file, size))
-            if tuple(next(rows, [])) != COLUMNS[name]:
+            if tuple(next(rows, [])) != _columns(name, progress.settings):
                 raise _contradiction(folder, f"{name} has other columns")
             yield from rows
     except OSError as error:
@@ -395,7 +345,7 @@ def _read_previous(path: Path, settings: dict[str, Any]) -> Iterator[Record]:
     """
     if not path.exists():
         return
-    with _open(path, "r") as file:
+    with open_own(path, "r") as file:
         try:
             if json.loads(next(file, "null")) != settings:
                 return

@@ -31,3 +31,17 @@ def calibrate(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
 def sigmoid(values: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), elementwise, without overflow."""
     return np.exp(-np.logaddexp(0.0, -values))
+
+
+def posterior(probability: float, prevalence: float) -> float:
+    """P(atypical) where a share of figures is atypical, from P(atypical) at equal prevalence.
+
+    By Bayes' rule the odds are those at equal prevalence times `prevalence / (1 - prevalence)` (Elkan 2001, IJCAI,
+    theorem 2). It holds as far as atypical figures, and normal ones, look alike wherever they are.
+
+    Args:
+        probability: calibrated, in [0, 1].
+        prevalence: in (0, 1).
+    """
+    atypical, normal = probability * prevalence, (1 - probability) * (1 - prevalence)
+    return atypical / (atypical + normal)

@@ -55,7 +55,12 @@ def expand(images: Tensor, name: str) -> Tensor:
 
 def average(logits: Tensor, name: str) -> Tensor:
     """Mean over each image's views of the logits of `expand`: (N * V,) to (N,)."""
-    return logits.view(-1, count(name)).mean(dim=1)
+    return apart(logits, name).mean(dim=1)
+
+
+def apart(logits: Tensor, name: str) -> Tensor:
+    """The logits of `expand`, a row an image: (N * V,) to (N, V)."""
+    return logits.view(-1, count(name))
 
 
 def _transforms(name: str) -> tuple[Callable[[Tensor], Tensor], ...]:

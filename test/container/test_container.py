@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import DEFAULT_WEIGHTS, REPOSITORY, balanced_accuracy, check_result, shared, write_case
+from written_slides import paste, point, write_geojson, write_svs
 
 from model.images.read import read_crops
 from model.modes.grand_challenge import RESULT_FILE, find_stack
@@ -215,6 +216,22 @@ def test_folder_mode(tmp_path: Path, crops: list[np.ndarray]) -> None:
     mounts = ("--volume", f"{tmp_path / 'in'}:/in:ro", "--volume", f"{tmp_path / 'out'}:/out")
     engine("run", "--rm", *RESTRICTIONS, *mounts, IMAGE, "folder", "/in", "/out")
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == len(crops)
+
+
+def test_slide_mode(tmp_path: Path, crops: list[np.ndarray]) -> None:
+    """OpenSlide's library is in the image, and its processes run under the same restrictions."""
+    image, centres = paste(crops)
+    (tmp_path / "in").mkdir()
+    write_svs(tmp_path / "in" / "slide.svs", image)
+    write_geojson(tmp_path / "in" / "figures.geojson", [point(x, y) for x, y in centres])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o777)
+    mounts = ("--volume", f"{tmp_path / 'in'}:/in:ro", "--volume", f"{tmp_path / 'out'}:/out")
+    where = ("/in/slide.svs", "/in/figures.geojson", "/out", "--save-crops", "--views", "none")
+    engine("run", "--rm", *RESTRICTIONS, *mounts, IMAGE, "slide", *where)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["format"] == "aperio" and summary["statistics"]["figures"] == len(crops)
+    assert len(list((tmp_path / "out" / "crops").iterdir())) == len(crops)
 
 
 def test_nothing_of_the_build_or_of_training_is_in_the_image() -> None:

@@ -19,9 +19,10 @@ import tifffile
 from helpers import REPOSITORY
 
 from model.errors import CaseError
+from model.images.resampling import rescale
 from model.images.rgb import Stack
 from model.modes import folder as folder_module
-from model.modes.folder import FolderOptions, classify_folder, rescale
+from model.modes.folder import FolderOptions, classify_folder
 from model.modes.listing import Listed
 from model.modes.tables import Known, Record, RunTables
 from model.network.calibration import Calibration
@@ -131,11 +132,6 @@ def test_a_resolution_that_a_file_states_rescales_it(
     classify_folder(predictor, tmp_path / "in", tmp_path / "said", FolderOptions(mpp=0.25))
     said = [float(row["confidence"]) for row in rows_of(tmp_path / "said" / "predictions.csv")]
     np.testing.assert_allclose(said, [expected[1]] * 3, atol=1e-5)
-
-
-@pytest.mark.parametrize(("mpp", "side"), [(0.5, 256), (0.25, 128), (0.125, 64), (0.2, 102)])
-def test_rescaled_sides(crops: list[np.ndarray], mpp: float, side: int) -> None:
-    assert rescale(crops[0], mpp).shape == (side, side, 3)
 
 
 @pytest.mark.parametrize("mpp", ["0", "-1", "nan", "inf", "x"])
@@ -281,3 +277,25 @@ def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> 
         time.sleep(0.002)  # for the readers to get as far as they may
         assert len(read) - len(done) <= 2
     assert done == images == read
+
+
+def test_a_posterior_at_a_prevalence_is_added(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
+    write_tree(tmp_path / "in", crops)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    run(tmp_path / "in", tmp_path / "plain", "--weights", small_weights, rc=1)
+    run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, "--prevalence", 0.15, rc=1)
+    plain, rows = (rows_of(tmp_path / name / "predictions.csv") for name in ("plain", "out"))
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(rows) == 8
+    for row, entry, before in zip(rows, entries, plain, strict=True):
+        p = float(row["confidence"])
+        assert float(row["posterior"]) == pytest.approx(p * 0.15 / (p * 0.15 + (1 - p) * 0.85), abs=1e-6)
+        assert entry["posterior"] == float(row["posterior"])
+        assert before == {key: value for key, value in row.items() if key != "posterior"}
+    before = (tmp_path / "out" / "predictions.csv").read_bytes()
+    run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, "--prevalence", 0.15, "--resume", rc=1)
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
+    for others in (["--prevalence", 0.2], []):
+        said = run(tmp_path / "in", tmp_path / "out", "--weights", small_weights, *others, "--resume", rc=1)
+        assert "or another prevalence; run again without --resume" in said
+    assert "not between 0 and 1" in run(tmp_path / "in", tmp_path / "out", "--prevalence", 0, rc=2)

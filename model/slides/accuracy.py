@@ -1,0 +1,61 @@
+"""How good the classifier is, from the figures in its weights folder."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from model.checks import check_list, check_number, check_whole
+from model.files import read_bounded
+from model.slides.statistics import Accuracy, Z
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.json"
+"""Written by training; people's figures, so a weights folder may be without."""
+
+LARGEST = 1 << 22
+
+
+def read_accuracy(weights: Path) -> Accuracy | None:
+    """Sensitivity and specificity on held-out slides.
+
+    The crops of a slide are alike, so their intervals, taken over slides, are wider than as many independent crops
+    would give. `Accuracy` counts those that would: n = p (1 - p) / standard error², at most the crops there are.
+
+    Args:
+        weights: a weights folder.
+
+    Returns:
+        None, with a warning, where the folder does not tell.
+    """
+    path = weights / METRICS_FILE
+    try:
+        content = json.loads(read_bounded(path, LARGEST))
+        crops, atypical = content["crops"], content["atypical"]
+        check_whole("crops", crops, 2, 1 << 40)
+        check_whole("atypical", atypical, 1, crops - 1)
+        sensitivity, positives = _read(content["overall"]["sensitivity"], atypical)
+        specificity, negatives = _read(content["overall"]["specificity"], crops - atypical)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        logger.warning("%s does not tell how good these weights are (%s); shares are not corrected.", path, reason)
+        return None
+    return Accuracy(sensitivity, specificity, positives, negatives)
+
+
+def _read(figure: Any, crops: int) -> tuple[float, float]:
+    """A figure and how many independent crops it rests on."""
+    value = _share("value", figure["value"])
+    low, high = (_share("interval_95", end) for end in check_list("interval_95", figure["interval_95"], 2, 2))
+    error = (high - low) / (2 * Z)
+    if error < 0:
+        raise ValueError("interval_95 ends before it begins")
+    return value, min(float(crops), value * (1 - value) / error**2) if error and 0 < value < 1 else float(crops)
+
+
+def _share(name: str, value: Any) -> float:
+    check_number(name, value, 0)
+    if value > 1:
+        raise ValueError(f"{name} is {value}, above 1")
+    return float(value)
