@@ -27,13 +27,15 @@ def read_points(content: Any, wanted: Wanted) -> Found:
     """The detections of such a document.
 
     Raises:
-        CropError: its lists do not have the same length.
+        CropError: one of its lists is missing, or they do not have the same length.
     """
     if isinstance(content, list):
         items = [item if isinstance(item, dict) else {} for item in content]
         found = [_detection(item.get("x"), item.get("y"), item.get("type"), item.get("id")) for item in items]
     elif isinstance(content.get("x"), list):
-        xs, ys = content["x"], content["y"]
+        xs, ys = content["x"], content.get("y")
+        if not isinstance(ys, list):
+            raise CropError(f"{wanted.path} has a list x, but no list y; export it again.")
         classes = content.get("classes", content.get("types"))
         classes = classes if isinstance(classes, list) else [None] * len(xs)
         if not len(xs) == len(ys) == len(classes):

@@ -244,6 +244,7 @@ def test_amibr_s_training_crops_are_all_different(tmp_path: Path) -> None:
     assert len({sample.phases[0] for sample in prepared.samples}) == 8
 
 
+@pytest.mark.slow
 def test_training_on_prepared_amibr_is_training_on_its_own_table(tmp_path: Path) -> None:
     """Crops, labels, votes, slides, domains and sources, in this order, and so the folds and everything after them."""
     prepare(tmp_path, {"amibr": shared("amibr")})

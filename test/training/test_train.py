@@ -170,6 +170,7 @@ def test_an_interruption_is_a_sentence(
     assert capsys.readouterr().err.splitlines()[-1].startswith("Interrupted; the same command goes on")
 
 
+@pytest.mark.slow
 def test_what_a_merge_spoils_leaves_the_earlier_adapter(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -279,6 +279,7 @@ def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> 
     assert done == images == read
 
 
+@pytest.mark.slow
 def test_a_posterior_at_a_prevalence_is_added(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
     write_tree(tmp_path / "in", crops)
     (tmp_path / "in" / "broken.png").write_bytes(b"no image")

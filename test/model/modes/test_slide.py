@@ -292,6 +292,7 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(
         assert (task.target / name).read_bytes() == (task.target.with_name("whole") / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_process_can_be_gone_on_with(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
     image, centres = paste(crops * 40, columns=10)
     slide = write_tiled(tmp_path / "slide.tif", image)
@@ -401,6 +402,7 @@ def test_progress_is_logged_where_there_is_no_terminal(
     assert "slide.tif: 4 of 10 figures, 0 minutes left." in caplog.text
 
 
+@pytest.mark.slow
 def test_a_table_of_slides(tmp_path: Path, task: SlideTask, predictor: Predictor, small_weights: Path) -> None:
     missing = tmp_path / "sub" / "slide.tif"
     missing.parent.mkdir()
@@ -492,6 +494,7 @@ def test_a_target_that_cannot_be_written_is_said(task: SlideTask, predictor: Pre
         classify_slide(predictor, task)
 
 
+@pytest.mark.slow
 def test_other_modes_import_no_slide_library(tmp_path: Path) -> None:
     code = (
         "import sys, process, model.modes.folder, model.modes.server, model.predictor\n"

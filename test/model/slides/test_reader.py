@@ -137,6 +137,7 @@ def test_a_tile_that_was_not_scanned_is_no_black_crop(tmp_path: Path, noise: np.
         np.testing.assert_array_equal(crop.pixels[:, 40:], noise[36:164, 256:344])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svs", "tiled", "strips", "strips, deflate", "one strip, zstd"])
 def test_a_truncated_slide_is_a_sentence_or_gives_true_pixels(tmp_path: Path, noise: np.ndarray, kind: str) -> None:
     path = WRITERS[kind](tmp_path / "slide.tif", noise)
@@ -253,6 +254,7 @@ def test_huge_claims_are_refused_or_harmless(tmp_path: Path, noise: np.ndarray, 
         assert "slide.tif" in str(error)
 
 
+@pytest.mark.slow
 def test_many_threads_read_the_same(tmp_path: Path, noise: np.ndarray) -> None:
     with SlideReader(write_tiled(tmp_path / "slide.tif", noise), None) as reader:
         found: dict[int, np.ndarray] = {}

@@ -138,6 +138,8 @@ def test_boxes_of_another_kind_and_other_slides_are_refused(tmp_path: Path) -> N
         ("[1, 2]", "is JSON of an unknown kind"),
         ('{"type": "FeatureCollection"}', "has no list of features"),
         ('{"x": [1, 2], "y": [1]}', "has 2 x, 1 y and 2 classes"),
+        ('{"x": [1, 2]}', "is JSON of an unknown kind"),
+        ('{"cell": {"centroid": [1, 2]}, "x": [1, 2]}', "has a list x, but no list y"),
         ("[" * 100_000, "is not valid JSON"),
         ('[{"geometry": ' + "9" * 5000 + "}]", "is not valid JSON"),
         ("x,y\n" + "1" * 200_000 + ",2\n", "cannot be read as a table"),
@@ -208,6 +210,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=JSON, region=st.sampled_from(["", "Point"]))
 def test_any_json_is_detections_or_a_sentence(tmp_path: Path, document: Any, region: str) -> None:
