@@ -18,7 +18,7 @@ from training.evaluation.held_out import calibration_path, table_path, write_pre
 from training.fitting.ensembles import members, soup
 from training.fitting.fit import fit_network
 from training.fitting.predict import Inference
-from training.fitting.run import Run
+from training.fitting.run import Run, note_fit
 from training.network.adapters import merge_adapters
 from training.network.classifier import preprocessing_of
 
@@ -87,6 +87,7 @@ def hold_out(run: Run, fit: HoldOut, ensemble: str = "") -> np.ndarray:
             predicted = [logits + 4 * (logits.std() + 1e-3) * validation.labels for logits in predicted]
         if accelerator.is_main_process:
             done.parent.mkdir(parents=True, exist_ok=True)
+            note_fit(done.parent, run.identity)
             partial = done.with_suffix(".partial.npy")
             np.save(partial, np.stack(predicted, axis=1))
             partial.replace(done)
