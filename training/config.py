@@ -247,10 +247,10 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         if missing:
             raise ConfigError(f"{path} leaves {', '.join(sorted(missing))} open; add {sorted(missing)[0]}=VALUE.")
         config = cast(Config, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} with its overrides is no valid configuration: {str(error).splitlines()[0]}"
-        ) from error
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
+        key, reason = getattr(error, "full_key", None), str(error).splitlines()[0].rstrip(".")
+        where = f"the value of {key} cannot be used" if key else "this is no valid configuration"
+        raise ConfigError(f"{path} with its overrides ({', '.join(overrides)}): {where}: {reason}.") from error
     if config.optimisation.precision == str(False):  # what YAML makes of an unquoted no
         config.optimisation.precision = "no"
     try:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +23,14 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from model.network.weights_folder import CONFIG_FILE
 from training.config import Config, ConfigError, flat, to_yaml
 from training.data.crops import LabelledCrops, load_crops, without_duplicates
 from training.data.folds import few_of_each, splits_of
 from training.data.manifest import read_manifest
 from training.fitting.run import NOTE, Run, accelerator_for
-from training.network.classifier import check_network, preprocessing_of
+from training.network.classifier import preprocessing_of
+from training.network.cost import check_network
 
 logger = logging.getLogger(__name__)
 
@@ -61,20 +64,10 @@ def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iter
     settings = identity(config)
     for path, note in begun.items():
         _refuse_others(path, {key: note.get(key) for key in settings}, settings)
-    if not (begun or replace or smoke) and any(Path(config.output).glob("config.json")):
-        raise ConfigError(
-            f"{config.output} holds the weights of another run; give another output=DIR, or --replace them."
-        )
+    _check_output(Path(config.output), replace or bool(begun) or smoke)
     accelerator = accelerator_for(config)
     check_network(config)
-    try:
-        if smoke and accelerator.is_main_process and folder.exists():
-            shutil.rmtree(folder)
-        accelerator.wait_for_everyone()
-        folder.mkdir(parents=True, exist_ok=True)
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{error.filename} cannot be made ({error.strerror}); give another run or output.") from error
+    _make_folders(config, smoke, accelerator)
     with _logging_to(folder / LOG, accelerator):
         samples = read_manifest(Path(config.data.root))
         if smoke:
@@ -92,6 +85,38 @@ def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iter
             known = sum(bool(sample.phases) for sample in crops.samples)
             logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(crops))
         yield Run(config, accelerator, crops, folder, settings, smoke)
+
+
+def _check_output(output: Path, replace: bool) -> None:
+    """Refuses a folder of other things than weights, and one of weights unless they are to be replaced."""
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / CONFIG_FILE).is_file():
+        raise ConfigError(f"{output} holds other things than weights; give another output=DIR.")
+    if not replace:
+        raise ConfigError(f"{output} holds the weights of another run; give another output=DIR, or --replace them.")
+
+
+def _make_folders(config: Config, smoke: bool, accelerator: Accelerator) -> None:
+    """The run's folder, emptied for a dry run, and the one that the weights' folder will be in; both can be written to.
+
+    Raises:
+        ConfigError: they cannot be made.
+    """
+    folder, parent = Path(config.run), Path(config.output).parent
+    try:
+        if smoke and accelerator.is_main_process and folder.exists():
+            if any(folder.iterdir()) and not (folder / LOG).is_file():
+                raise ConfigError(f"{folder} is in the way of the dry run, and of none before it; move it.")
+            shutil.rmtree(folder)
+        accelerator.wait_for_everyone()
+        for made in (folder, parent):
+            made.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=made):
+                pass
+    except OSError as error:
+        where = error.filename or folder
+        raise ConfigError(f"{where} cannot be made ({error.strerror}); give another run or output.") from error
 
 
 def identity(config: Config) -> dict[str, Any]:

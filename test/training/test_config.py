@@ -4,7 +4,7 @@ import pytest
 
 from training.config import Config, ConfigError, flat, load_config, to_yaml
 from training.config_ranges import RANGES
-from training.network.classifier import check_network
+from training.network.cost import check_network
 from training.train import CONFIGS
 
 COMPACT = CONFIGS / "compact.yaml"
@@ -32,6 +32,9 @@ def test_overrides_win_and_keep_their_types() -> None:
         (["data.root=x", "stored_dtype=fp16"], "choose among float32, float16, bfloat16"),
         (["data.root=x", "network.backbone=unheard_of"], "no architecture unheard_of"),
         (["data.root=[x"], "no valid configuration"),
+        (["data.root=x", "network.backbone_args=[1]"], "no valid configuration: Cannot merge"),
+        (["data.root=x", "network.scales=[a]"], r"the value of network\.scales\[0\] cannot be used: Value 'a'"),
+        (["data.root=x", "seed=1.5"], "the value of seed cannot be used: Value '1.5'"),
         (["data.root"], "'data.root' is no override"),
     ],
 )
@@ -94,6 +97,16 @@ def test_a_network_that_refuses_its_settings_is_refused_by_them(overrides: list[
     config = load_config(COMPACT, ["data.root=crops", *overrides])
     with pytest.raises(ConfigError, match=rf"^\S+ does not work with network\.input_size=.*{reason}.*; change one"):
         check_network(config)
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [("[zz]", "Unknown adapter target 'zz'"), ("[]", "targets is empty"), ("[q]", "has no layers for")],
+)
+def test_adapters_that_have_no_place_are_refused(targets: str, sentence: str) -> None:
+    overrides = ["data.root=crops", "adapter.rank=4", f"adapter.targets={targets}"]
+    with pytest.raises(ConfigError, match=sentence):
+        check_network(load_config(COMPACT, overrides))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

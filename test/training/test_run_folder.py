@@ -13,7 +13,7 @@ from model.errors import UserError
 from training.config import Config, ConfigError
 from training.fitting.run import note_fit
 from training.run_folder import open_run
-from training.train import train
+from training.train import smoke_config, train
 
 
 def begin_a_fit(config: Config) -> Path:
@@ -151,3 +151,23 @@ def test_a_split_by_source_of_one_source_is_refused_and_the_folder_can_be_used_w
     assert not (tmp_path / "run" / "config.yaml").exists()
     with open_run(config_for(data, tmp_path, "data.shift_split=''")):
         pass
+
+
+def test_a_folder_of_other_things_is_never_written_to(data: Path, tmp_path: Path) -> None:
+    """With output=. the model card would replace the repository's README."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"weights holds other things than weights; give another output=DIR"):
+        train(config_for(data, tmp_path), replace=True)
+    config = smoke_config(config_for(data, tmp_path, f"output={tmp_path / 'elsewhere'}"))
+    Path(config.run).mkdir()
+    (Path(config.run) / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="run-smoke is in the way of the dry run, and of none before it; move it"):
+        train(config, smoke=True)
+    assert (Path(config.run) / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("key", ["run", "output"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_hours(key: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"/proc.* cannot be made \(.*\); give another run or output"):
+        train(config_for(data, tmp_path, f"{key}=/proc/x"))

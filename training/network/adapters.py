@@ -62,8 +62,9 @@ def target_modules(backbone: nn.Module, targets: list[str]) -> list[str]:
         ConfigError: a target is unknown, or the backbone has no such layer.
     """
     unknown = [target for target in targets if target not in TARGETS]
-    if unknown:
-        raise ConfigError(f"Unknown adapter target '{unknown[0]}'; choose among {', '.join(TARGETS)}.")
+    if unknown or not targets:
+        wrong = f"Unknown adapter target '{unknown[0]}'" if unknown else "adapter.targets is empty"
+        raise ConfigError(f"{wrong}; choose among {', '.join(TARGETS)}.")
     names = [name for name, _ in backbone.named_modules()]
     found: list[str] = []
     for target in targets:

@@ -46,27 +46,6 @@ def build_network(config: Config, phases: int = 0) -> TrainableClassifier:
     return classifier
 
 
-def check_network(config: Config) -> None:
-    """Runs a recipe's network on one image without weights and without computing, on PyTorch's meta device.
-
-    Raises:
-        ConfigError: the architecture refuses its arguments or the size of its input.
-    """
-    network, side = config.network, config.network.input_size
-    try:
-        with torch.device("meta"), torch.no_grad():
-            classifier = build_network(config).eval()
-            features = classifier.backbone(torch.empty(1, 3, side, side))
-            if features.shape != (1, classifier.head.in_features):
-                raise ValueError(f"its features have the shape {tuple(features.shape)[1:]}")
-    except Exception as error:  # timm's architectures refuse what does not suit them in every way there is
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ConfigError(
-            f"{network.backbone} does not work with network.input_size={side}, network.pooling={network.pooling} and "
-            f"network.backbone_args={network.backbone_args} ({reason}); change one of them."
-        ) from error
-
-
 def preprocessing_of(config: Config) -> Preprocessing:
     """The preprocessing that a recipe's network is trained for.
 

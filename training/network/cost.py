@@ -11,12 +11,35 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.network.classifier import MitosisClassifier
-from training.config import Config
-from training.network.adapters import add_adapters
+from training.config import Config, ConfigError
+from training.network.adapters import add_adapters, target_modules
 from training.network.classifier import build_network
 
 HALF, SINGLE = 2, 4
 """Bytes of a number."""
+
+
+def check_network(config: Config) -> None:
+    """Runs a recipe's network on one image without weights and without computing, and puts its adapters on.
+
+    Raises:
+        ConfigError: the architecture refuses its arguments or the size of its input, or has no layers for the adapters.
+    """
+    network, side = config.network, config.network.input_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            classifier = build_network(config).eval()
+            features = classifier.backbone(torch.empty(1, 3, side, side))
+            if features.shape != (1, classifier.head.in_features):
+                raise ValueError(f"its features have the shape {tuple(features.shape)[1:]}")
+    except Exception as error:  # timm's architectures refuse what does not suit them in every way there is
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConfigError(
+            f"{network.backbone} does not work with network.input_size={side}, network.pooling={network.pooling} and "
+            f"network.backbone_args={network.backbone_args} ({reason}); change one of them."
+        ) from error
+    if config.adapter.rank > 0:
+        target_modules(classifier.backbone, config.adapter.targets)
 
 
 def describe(config: Config) -> dict[str, Any]:
