@@ -81,7 +81,7 @@ def hold_out(run: Run, fit: HoldOut, ensemble: str = "") -> np.ndarray:
             merge_adapters(network)
         moved = shifted(validation.crops, validation.groups, config.seed)
         # With the container's own views, so that what is measured is what runs.
-        inference = Inference(accelerator, preprocessing_of(config), DEFAULT_VIEWS)
+        inference = Inference(accelerator, preprocessing_of(config), "none" if run.smoke else DEFAULT_VIEWS)
         predicted = [inference.logits(network, crops) for crops in (validation.crops, moved)]
         if run.smoke:  # a network that has learnt nothing cannot be calibrated; one that seems to have learnt can
             predicted = [logits + 4 * (logits.std() + 1e-3) * validation.labels for logits in predicted]
