@@ -23,6 +23,11 @@ def one_line(error: UserError) -> str:
     return f"{text[: LONGEST_MESSAGE - len(end) - 3]} … {end}"
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says first, as part of a sentence of ours; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 class CaseError(UserError):
     """A case cannot be read, or its result not be written."""
 

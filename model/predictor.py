@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.constants import DEFAULT_VIEWS
-from model.errors import PredictionError
+from model.errors import PredictionError, first_line
 from model.network import views
 from model.network.calibration import calibrate
 from model.network.ensemble import Classifier, members_of
@@ -169,7 +169,7 @@ class Predictor:
                 torch.cuda.empty_cache()
             except Exception as error:  # whatever an architecture says to images that it is not made for
                 side = self.config.preprocessing.input_size
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+                reason = first_line(error)
                 raise PredictionError(
                     f"The network does not run on images of {side} x {side} pixels ({reason}); check backbone_args, "
                     "pooling and input_size in the weights' config.json, or the GPU."

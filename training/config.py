@@ -8,7 +8,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from model.errors import UserError
+from model.errors import UserError, first_line
 from model.speed.imports import timm
 from training.config_ranges import check_ranges
 
@@ -248,7 +248,7 @@ def load_config(path: Path, overrides: list[str]) -> Config:
             raise ConfigError(f"{path} leaves {', '.join(sorted(missing))} open; add {sorted(missing)[0]}=VALUE.")
         config = cast(Config, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
-        key, reason = getattr(error, "full_key", None), str(error).splitlines()[0].rstrip(".")
+        key, reason = getattr(error, "full_key", None), first_line(error)
         where = f"the value of {key} cannot be used" if key else "this is no valid configuration"
         raise ConfigError(f"{path} with its overrides ({', '.join(overrides)}): {where}: {reason}.") from error
     if config.optimisation.precision == str(False):  # what YAML makes of an unquoted no

@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from model.constants import DEFAULT_VIEWS, VIEW_SETS
 from model.errors import UserError
 from model.network.weights_folder import refuse_address
 from model.predictor import Predictor
-from training.data.duplicates import listing
+from training.data.text import listing
 from training.evaluation import answers, platform_results, scores, weights_report
 from training.evaluation.ground_truth import read_truth
 
@@ -108,10 +108,26 @@ def data_root(overrides: Sequence[str]) -> Path:
     return Path(overrides[0].removeprefix(ROOT))
 
 
-def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what `process.py` takes, too: --views and --device."""
+def run_command(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], given: Sequence[str] | None
+) -> None:
+    """Reads a command line about labelled crops and does what it says, or ends with a sentence.
+
+    Args:
+        parser: knows all other arguments than those that are added here: data.root=DIR, and what `process.py` takes,
+            too, --views and --device.
+        run: does it; raises UserError.
+        given: the arguments; None for the program's own.
+    """
+    parser.add_argument("overrides", nargs="*", metavar="data.root=DIR", help="folder with manifest.csv and the crops")
     parser.add_argument("--views", choices=VIEW_SETS, default=DEFAULT_VIEWS, help="(default: the container's)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+    parsed = parser.parse_intermixed_args(given)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        run(parsed)
+    except UserError as error:
+        sys.exit(str(error))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -143,17 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="Example: training/evaluate.sh model/weights/default data.root=DIR",
     )
     parser.add_argument("what", type=Path, help="weights folder, folder of results, or held_out_SPLIT.csv of a run")
-    parser.add_argument("overrides", nargs="*", metavar="data.root=DIR", help="folder with manifest.csv and the crops")
     parser.add_argument("--truth", type=Path, metavar="FILE", help="ground truth of a folder of results")
     parser.add_argument("--output", type=Path, metavar="DIR", help="(default: evaluation/WEIGHTS; of results, none)")
     parser.add_argument("--unseen", action="store_true", help="say that the weights were trained on none of the slides")
-    add_inference_arguments(parser)
-    parsed = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        run(parsed)
-    except UserError as error:
-        sys.exit(str(error))
+    run_command(parser, run, arguments)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from model.errors import UserError, WeightsError
+from model.errors import UserError, WeightsError, first_line
 from model.network.weights_config import read_config
 from model.network.weights_folder import CONFIG_FILE, TENSOR_FILE, file_sha256
 from training.weights import ADAPTER_FILE
@@ -91,7 +91,7 @@ def check_tensors(folder: Path) -> None:
 def hub_error(error: Exception, address: Address) -> HubError:
     """What an exception of the hub's client means to the user; it raises a dozen kinds, those of its network library
     among them."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    reason = first_line(error)
     page = f"https://huggingface.co/{address.repo}"
     match error:
         case GatedRepoError():

@@ -33,11 +33,12 @@ from model.constants import CLASSES
 from model.errors import CropError, UserError, one_line
 from model.images.read import read_crops
 from training.data.csv_file import read_csv
-from training.data.duplicates import NAMED, find_duplicates, listing, pixels_digest
+from training.data.duplicates import find_duplicates, pixels_digest
 from training.data.manifest import COLUMNS, MANIFEST, PHASES, write_manifest
 from training.data.own_set import ROLES, OwnSet, own_spellings, parse_columns, read_own_set
 from training.data.published_sets import SETS
 from training.data.sample import DataError, Sample
+from training.data.text import NAMED, aligned, listing
 
 logger = logging.getLogger(__name__)
 
@@ -193,11 +194,11 @@ def summary(prepared: Prepared) -> str:
     rows: list[tuple[object, ...]] = [("set", "source", "domain", "groups", *CLASSES)]
     for key in sorted(parts, key=lambda key: (names.index(key[0]), *key)):
         rows.append((*key, *_counts(parts[key])))
-    text = _aligned([*rows, ("all", "", "", *_counts(prepared.samples))])
+    text = aligned([*rows, ("all", "", "", *_counts(prepared.samples))])
     if prepared.removed:
         left_out = [(name, reason, count) for (name, reason), count in prepared.removed.items()]
         left_out.sort(key=lambda row: names.index(row[0]))
-        text += "\n\n" + _aligned([("set", "left out", "crops"), *left_out])
+        text += "\n\n" + aligned([("set", "left out", "crops"), *left_out])
     return text
 
 
@@ -219,16 +220,6 @@ def _check_target(target: Path) -> None:
 def _warn(what: str, crops: Sequence[object]) -> None:
     if crops:
         logger.warning("%s", listing(what, crops))
-
-
-def _aligned(rows: Sequence[Sequence[object]]) -> str:
-    """A table in columns, numbers to the right."""
-    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [str(c).rjust(w) if isinstance(c, int) else str(c).ljust(w) for c, w in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

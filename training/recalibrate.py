@@ -8,7 +8,6 @@ the fit, and whether so many crops are enough. --replace changes the folder itse
 
 import argparse
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError, WeightsError
+from model.errors import WeightsError
 from model.network.weights_config import WeightsConfig, read_config, write_config
 from model.network.weights_folder import CONFIG_FILE, refuse_address
 from model.predictor import Predictor
-from training.evaluate import add_inference_arguments, data_root
+from training.evaluate import data_root, run_command
 from training.evaluation.recalibration import Recalibrated, recalibrate
 from training.evaluation.weights_report import METRICS, Classified, classify
 
@@ -162,16 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m training.recalibrate", description="Fit the operating point of weights to your labelled crops."
     )
     parser.add_argument("weights", type=Path, help="weights folder, which is not changed")
-    parser.add_argument("overrides", nargs="*", metavar="data.root=DIR", help="folder with manifest.csv and the crops")
     parser.add_argument("--output", type=Path, metavar="DIR", help="weights folder to write")
     parser.add_argument("--replace", action="store_true", help="replace the output, or change the weights themselves")
-    add_inference_arguments(parser)
-    parsed = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        run(parsed)
-    except UserError as error:
-        sys.exit(str(error))
+    run_command(parser, run, arguments)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Only a fit that has a checkpoint binds the folder: a start that failed before, o
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from training.config import Config, ConfigError, flat, to_yaml
 from training.data.crops import LabelledCrops, load_crops, without_duplicates
 from training.data.folds import few_of_each, splits_of
 from training.data.manifest import read_manifest
-from training.fitting.run import NOTE, Run, accelerator_for
+from training.fitting.run import NOTE, Run, accelerator_for, write_whole
 from training.network.classifier import preprocessing_of
 from training.network.cost import check_network
 
@@ -73,18 +72,16 @@ def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iter
         if smoke:
             samples = few_of_each(samples, config)
         crops = without_duplicates(load_crops(samples, preprocessing_of(config).largest_side))
-        splits_of(config, crops.samples)  # what cannot be split is refused before anything is fitted
+        splits = splits_of(config, crops.samples)  # what cannot be split is refused before anything is fitted
         settings |= {"data": fingerprint(crops)}
         for path, note in begun.items():
             _refuse_others(path, note, settings)
         if accelerator.is_main_process:
-            partial = folder / f"config.{os.getpid()}.partial"  # fits that start side by side each write theirs
-            partial.write_text(to_yaml(config), encoding="utf-8")
-            partial.replace(folder / "config.yaml")
+            write_whole(folder / "config.yaml", to_yaml(config))
         if config.loss.phases > 0:
             known = sum(bool(sample.phases) for sample in crops.samples)
             logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(crops))
-        yield Run(config, accelerator, crops, folder, settings, smoke)
+        yield Run(config, accelerator, crops, folder, settings, splits, smoke)
 
 
 def _check_output(output: Path, replace: bool) -> None:

@@ -24,9 +24,7 @@ from torch import Tensor
 from model.errors import UserError
 from model.network.calibration import Calibration
 from model.network.ensemble import Classifier, MitosisEnsemble
-from model.network.weights import assemble
 from training.config import Config, ConfigError, load_config, to_yaml
-from training.data.folds import Split, splits_of
 from training.data.overview import draw_augmented, fold_table
 from training.evaluation.calibration import fit_calibration
 from training.evaluation.held_out import read_predictions
@@ -34,15 +32,15 @@ from training.evaluation.model_card import model_card
 from training.evaluation.scores import report_table
 from training.fitting.cross_validation import cross_validate, fit_seed, hold_out
 from training.fitting.ensembles import members, soup
-from training.fitting.fit import SEEN_CROPS, fit_network, logit_spread
+from training.fitting.fit import fit_network, logit_spread, measure_spread
 from training.fitting.predict import Inference
 from training.fitting.run import Run
 from training.hub import parse_address
-from training.network.classifier import preprocessing_of
+from training.network.classifier import network_of, preprocessing_of
 from training.network.cost import describe
 from training.push import push
 from training.run_folder import LOG, open_run
-from training.weights import Adapter, Stored, merge_checked, network_of, save_checked, weights_config
+from training.weights import Adapter, Stored, merge_checked, save_checked, weights_config
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +71,14 @@ def train(config: Config, replace: bool = False, smoke: bool = False) -> dict[st
         UserError: with a sentence for the user.
     """
     with open_run(config, replace, smoke) as run:
-        splits = splits_of(config, run.crops.samples)
-        _show_data(run, splits)
-        tables = [cross_validate(run, split) for split in splits]
+        _show_data(run)
+        tables = [cross_validate(run, split) for split in run.splits]
         metrics = _report(config, tables)
         calibration = _calibrate_on_all(tables)
-        product = _fit_final(run, [fit.name for fit in splits[0].fits])
-        folds = [logit_spread(run, fit.name) for split in splits for fit in split.fits]
-        metrics["logit_spread"] = _compare_spreads(run, product.network, folds)
+        product = _fit_final(run, [fit.name for fit in run.splits[0].fits])
+        folds = [logit_spread(run, fit.name) for split in run.splits for fit in split.fits]
+        own = measure_spread(run, product.network, run.crops) if config.ensemble else logit_spread(run, FINAL)
+        metrics["logit_spread"] = _compare_spreads(own, folds)
         _write(run, product, metrics, calibration)
         if run.accelerator.is_main_process:
             shutil.copyfile(run.folder / LOG, Path(config.output) / LOG)
@@ -108,20 +106,20 @@ def train_only(config: Config, name: str, replace: bool = False) -> None:
         UserError: with a sentence for the user.
     """
     with open_run(config, replace) as run:
-        fits = {fit.name: fit for split in splits_of(config, run.crops.samples) for fit in split.all_fits}
+        fits = {fit.name: fit for split in run.splits for fit in split.all_fits}
         final = [] if config.ensemble else [FINAL]
         if name in fits:
             hold_out(run, fits[name])
-        elif name == FINAL and not config.ensemble:
+        elif name in final:
             fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL))
         else:
             raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*fits, *final])}.")
 
 
-def _show_data(run: Run, splits: Sequence[Split]) -> None:
+def _show_data(run: Run) -> None:
     """Says what each fold holds, and draws some crops as training alters them."""
     if run.accelerator.is_main_process:
-        for split in splits:
+        for split in run.splits:
             logger.info("Crops held out in each fold of %s:\n%s", split.name, fold_table(split, run.crops.samples))
         page = run.folder / "augmented.png"
         draw_augmented(page, run.crops, run.config, preprocessing_of(run.config))
@@ -165,21 +163,16 @@ def _fit_final(run: Run, folds: Sequence[str]) -> _Product:
     if config.ensemble == "soup":
         return _Product(*soup(run, folds, run.crops))
     if config.ensemble == "members":
-        tensors = members(run, folds)
-        network = assemble(network_of(config, len(folds)), tensors, run.folder)
-        return _Product(network.to(run.accelerator.device).eval(), config, tensors)
+        network, tensors = members(run, folds)
+        return _Product(network, config, tensors)
     return _Product(fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL)), config)
 
 
-def _compare_spreads(run: Run, network: Classifier, folds: Sequence[float]) -> dict[str, Any]:
-    """How far a network's logits spread beside those of the folds' networks, which the calibration is from.
+def _compare_spreads(final: float, folds: Sequence[float]) -> dict[str, Any]:
+    """How far the final network's logits spread beside those of the folds' networks, which the calibration is from.
 
-    Each network is asked for crops that it was fitted to. Where the final one's logits spread otherwise, the
-    calibration fits it less well, which is said.
+    Where they spread otherwise, the calibration fits the final network less well, which is said.
     """
-    crops = run.crops.crops
-    some = [crops[i] for i in np.unique(np.linspace(0, len(crops) - 1, SEEN_CROPS).astype(int))]
-    final = float(Inference(run.accelerator, preprocessing_of(run.config)).logits(network, some).std())
     ratio = final / max(float(np.mean(folds)), 1e-12)
     if not 1 / LARGEST_SPREAD_RATIO <= ratio <= LARGEST_SPREAD_RATIO:
         logger.warning(

@@ -19,7 +19,6 @@ import numpy as np
 
 from model.errors import UserError
 from training.config import load_config
-from training.data.folds import splits_of
 from training.evaluation.comparison import compare
 from training.evaluation.held_out import find_tables, read_predictions
 from training.evaluation.scores import report_table
@@ -53,7 +52,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     config = load_config(CONFIGS / f"{recipe}.yaml", ["data.shift_split=''", *overrides, f"run={RUNS / name}"])
     start = time.perf_counter()
     with open_run(config) as run:
-        table = cross_validate(run, splits_of(config, run.crops.samples)[0], config.ensemble)
+        table = cross_validate(run, run.splits[0], config.ensemble)
     metrics = report_table(table, config.seed)
     overall, shifted = metrics["overall"], metrics["shifted"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]

@@ -21,12 +21,13 @@ from model.network import weights
 from model.network.calibration import Calibration, calibrate
 from model.network.classifier import MitosisClassifier
 from model.network.ensemble import Classifier
-from model.network.weights_config import Network, WeightsConfig
+from model.network.weights_config import WeightsConfig
 from model.network.weights_folder import file_sha256
 from training.config import Config
+from training.data.crops import some_of
 from training.fitting.predict import Inference
 from training.network.adapters import adapter_tensors, backbone_sha256, merge_adapters
-from training.network.classifier import preprocessing_of
+from training.network.classifier import network_of, preprocessing_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +60,6 @@ def weights_config(config: Config, calibration: Calibration, metrics: dict[str, 
     )
 
 
-def network_of(config: Config, members: int = 1) -> Network:
-    """What config.json says of a recipe's network, or of so many as an ensemble."""
-    return Network(config.network.backbone, config.network.pooling, config.network.backbone_args, members)
-
-
 def merge_checked(network: MitosisClassifier, crops: Sequence[np.ndarray], inference: Inference) -> MitosisClassifier:
     """Merges the adapters in place, and compares logits before and after on up to `CHECKED_CROPS` crops.
 
@@ -71,7 +67,7 @@ def merge_checked(network: MitosisClassifier, crops: Sequence[np.ndarray], infer
         WeightsError: a logit moved by more than `LARGEST_LOGIT_CHANGE`.
         ConfigError: a merged tensor is not finite.
     """
-    some = [crops[i] for i in np.unique(np.linspace(0, len(crops) - 1, CHECKED_CROPS).astype(int))]
+    some = some_of(crops, CHECKED_CROPS)
     before = inference.logits(network, some)
     merged = merge_adapters(network).eval()
     after = inference.logits(merged, some)

@@ -17,12 +17,11 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from model.constants import CLASSES
 from model.errors import CaseError
-from model.modes.writing import Whole, flushed, lock, open_own, to_cell, unwritable
+from model.modes.writing import OwnFolder, Whole, flushed, open_own, to_cell, unwritable
 from model.slides.detections import Detection
 from model.slides.output import Figure
 from model.slides.sifting import LeftOut
@@ -49,25 +48,8 @@ class _Progress:
     sizes: dict[str, int]
 
 
-class SlideTables:
-    """The tables in a folder, for one process at a time; a context manager.
-
-    Args:
-        folder: made when missing.
-
-    Raises:
-        CaseError: on entering, another process writes there, or it cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> "SlideTables":
-        self._lock = lock(self.folder)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
+class SlideTables(OwnFolder):
+    """The tables of a slide."""
 
     def start(self, settings: dict[str, Any], resume: bool) -> int:
         """Begins, or goes on.
@@ -116,11 +98,7 @@ class SlideTables:
             FAILURES: [(*_place(*item), to_cell(reason)) for item, reason in failures],
         }
         try:
-            for name, lines in rows.items():
-                if lines:
-                    with open_own(self.folder / name, "a") as file:
-                        csv.writer(file).writerows(lines)
-                        self._progress.sizes[name] = flushed(file)
+            self._progress.sizes |= self.append_rows(rows)
             self._progress.done += len(figures) + len(failures)
             self._note()
         except OSError as error:

@@ -26,7 +26,7 @@ from model.constants import CLASSES
 from model.errors import CaseError
 from model.modes.grand_challenge import DECIMALS
 from model.modes.listing import Listed, order
-from model.modes.writing import Whole, flushed, from_cell, lock, open_own, to_cell, unwritable
+from model.modes.writing import OwnFolder, Whole, flushed, from_cell, open_own, to_cell, unwritable
 from model.network.calibration import posterior
 
 logger = logging.getLogger(__name__)
@@ -76,26 +76,12 @@ class Progress:
     sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COLUMNS, 0))
 
 
-class RunTables:
-    """The tables in a folder, for one process at a time; a context manager.
-
-    Args:
-        folder: made when missing.
-
-    Raises:
-        CaseError: on entering, another process writes there, or it cannot be written.
-    """
+class RunTables(OwnFolder):
+    """The tables of a folder's images."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.progress = Progress({})
-
-    def __enter__(self) -> "RunTables":
-        self._lock = lock(self.folder)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
 
     def start(self, settings: dict[str, Any], resume: bool) -> "Known":
         """Begins a pass over the images with empty tables.
@@ -146,11 +132,7 @@ class RunTables:
                 later = () if prevalence is None else (round(posterior(float(confidence), prevalence), DECIMALS),)
                 rows[PREDICTIONS].append((name, index, label, confidence, *later))
         try:
-            for table, lines in rows.items():
-                if lines:
-                    with open_own(self.folder / table, "a") as file:
-                        csv.writer(file).writerows(lines)
-                        self.progress.sizes[table] = flushed(file)
+            self.progress.sizes |= self.append_rows(rows)
             self.progress.files += len(records)
             self.progress.crops += len(rows[PREDICTIONS])
             self.progress.failed += len(rows[FAILURES])

@@ -1,10 +1,12 @@
 """Files that this program writes and goes on with: whole or absent, never through a link, by one process at a time."""
 
+import csv
 import fcntl
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from model.errors import CaseError
 
@@ -33,6 +35,41 @@ def lock(folder: Path) -> int:
     except OSError as error:  # some network file systems have no locks
         logger.warning("%s cannot be locked (%s); let no other process write there.", folder, error.strerror)
     return held
+
+
+class OwnFolder:
+    """A folder with tables, for one process at a time; a context manager.
+
+    Args:
+        folder: made when missing.
+
+    Raises:
+        CaseError: on entering, another process writes there, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Self:
+        self._lock = lock(self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def append_rows(self, tables: Mapping[str, Sequence[Sequence[object]]]) -> dict[str, int]:
+        """Adds rows to tables, on the disk; returns the bytes of those that were added to.
+
+        Raises:
+            OSError: one cannot be written.
+        """
+        sizes = {}
+        for name, rows in tables.items():
+            if rows:
+                with open_own(self.folder / name, "a") as file:
+                    csv.writer(file).writerows(rows)
+                    sizes[name] = flushed(file)
+        return sizes
 
 
 class Whole:

@@ -14,8 +14,9 @@ from model.errors import CropError
 from model.images.read import read_crops
 from training.config import AugmentationConfig
 from training.data.augmentation import degrade, draw
-from training.data.duplicates import find_duplicates, listing, pixels_digest
+from training.data.duplicates import find_duplicates, pixels_digest
 from training.data.sample import DataError, Sample
+from training.data.text import listing
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,11 @@ def without_duplicates(crops: LabelledCrops) -> LabelledCrops:
 
 Key = tuple[int, int, int]
 """What an item of an epoch is asked for by: epoch, place in the epoch, index of the crop."""
+
+
+def some_of(crops: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """Up to so many of the crops, from the first to the last in even steps."""
+    return [crops[i] for i in np.unique(np.linspace(0, len(crops) - 1, count).astype(int))]
 
 
 class TrainingCrops(Dataset[dict[str, Any]]):

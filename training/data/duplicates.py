@@ -9,9 +9,6 @@ import numpy as np
 from model.constants import CLASSES
 from training.data.sample import Sample
 
-NAMED = 10
-"""How many of several crops a warning names."""
-
 
 @dataclass(frozen=True)
 class Duplicate:
@@ -62,9 +59,3 @@ def find_duplicates(samples: Sequence[Sample], digests: Sequence[bytes]) -> list
                 names = f"{sample.path} ({CLASSES[label]}) is {other.path} ({CLASSES[other.label]})"
                 duplicates.append(Duplicate(index, other.label != label, names))
     return sorted(duplicates, key=lambda duplicate: duplicate.index)
-
-
-def listing(what: str, names: Sequence[object]) -> str:
-    """How many things something is true of, and the first of them by name."""
-    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return f"{len(names)} {what}:\n  " + "\n  ".join([*map(str, names[:NAMED]), *more])

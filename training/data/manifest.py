@@ -15,11 +15,11 @@ from pathlib import Path
 from model.constants import CLASSES
 from training.data.crop_files import find_path
 from training.data.csv_file import Row, read_csv
-from training.data.duplicates import listing
 from training.data.published_sets import AMIBR_MANIFEST, amibr_figure
 from training.data.sample import DataError, Sample
 from training.data.table_set import experts_phases, experts_votes
 from training.data.tables import agreement_share, group_name, named_phases, vote_share
+from training.data.text import listing
 
 logger = logging.getLogger(__name__)
 

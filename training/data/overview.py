@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from training.data.augmentation import augment, degrade, draw
 from training.data.crops import LabelledCrops
 from training.data.folds import Split
 from training.data.sample import Sample
+from training.data.text import aligned
 
 SHOWN, VARIANTS = 8, 7
 """Crops on the page, and how often each of them is altered."""
@@ -26,19 +28,11 @@ def fold_table(split: Split, samples: Sequence[Sample]) -> str:
     counts = Counter(
         (sample.domain, sample.label, int(fold)) for sample, fold in zip(samples, split.folds, strict=True)
     )
-    rows = [["domain", "class", *(f"fold {fold}" for fold in folds)]]
+    rows: list[Sequence[object]] = [["domain", "class", *(f"fold {fold}" for fold in folds)]]
     for domain in sorted({sample.domain for sample in samples}):
         for label, name in enumerate(CLASSES):
-            rows.append([domain, name, *(str(counts[domain, label, fold]) for fold in folds)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column > 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+            rows.append([domain, name, *(counts[domain, label, fold] for fold in folds)])
+    return aligned(rows)
 
 
 def draw_augmented(path: Path, crops: LabelledCrops, config: Config, preprocessing: Preprocessing) -> None:
@@ -50,6 +44,7 @@ def draw_augmented(path: Path, crops: LabelledCrops, config: Config, preprocessi
         config: the recipe, whose seed decides what is drawn.
         preprocessing: the recipe's.
     """
+    trained = replace(preprocessing, scales=(1.0,))
     random = np.random.default_rng(config.seed)
     orders = [random.permutation(np.flatnonzero(crops.labels == label)) for label in (1, 0)]
     chosen = [int(order[i]) for i in range(SHOWN // 2) for order in orders if i < len(order)]
@@ -63,7 +58,6 @@ def draw_augmented(path: Path, crops: LabelledCrops, config: Config, preprocessi
         mean, std = (altered.new_tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
         pictures = ((altered * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
         side = preprocessing.input_size
-        first = (crop.shape[0] - preprocessing.field_of_view) // 2, (crop.shape[1] - preprocessing.field_of_view) // 2
-        field = crop[first[0] :, first[1] :][: preprocessing.field_of_view, : preprocessing.field_of_view]
+        field = trained.cut_out([crop])[0].numpy()
         rows.append(np.hstack([cv2.resize(field, (side, side)), *pictures]))
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])

@@ -8,8 +8,8 @@ from model.constants import CLASSES
 from model.images.read import SUFFIXES
 from training.data.crop_files import slashed, visible_files
 from training.data.csv_file import Table, read_csv
-from training.data.duplicates import listing
 from training.data.sample import DataError
+from training.data.text import listing
 
 logger = logging.getLogger(__name__)
 

@@ -2,15 +2,12 @@
 
 import logging
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from model.constants import DEFAULT_VIEWS
 from model.network.ensemble import Classifier
-from model.network.weights import assemble
-from model.network.weights_config import Network
 from training.data.crops import LabelledCrops
 from training.data.folds import HoldOut, Split, make_split
 from training.data.shift import shifted
@@ -103,16 +100,9 @@ def _fit_ensemble(run: Run, crops: LabelledCrops, name: str, ensemble: str) -> C
         names.append(f"{name}_without_{fit.name}")
         training, validation = crops.subset(fit.training), crops.subset(fit.held_out)
         fit_network(run, training, names[-1], fit_seed(run.config.seed, names[-1]), validation)
-    return make_ensemble(run, names, crops, ensemble)
-
-
-def make_ensemble(run: Run, names: Sequence[str], crops: LabelledCrops, ensemble: str) -> Classifier:
-    """One network, without adapters, of several finished fits: `soup` or `members`; raises as these."""
     if ensemble == "soup":
         return merge_adapters(soup(run, names, crops)[0])
-    network = run.config.network
-    about = Network(network.backbone, network.pooling, network.backbone_args, len(names))
-    return assemble(about, members(run, names), run.folder).to(run.accelerator.device).eval()
+    return members(run, names)[0]
 
 
 def fit_seed(seed: int, name: str) -> int:

@@ -16,13 +16,15 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from model.network.classifier import MitosisClassifier
+from model.network.ensemble import Classifier
+from model.network.weights import assemble
 from training.config import Config
 from training.data.augmentation import augment
 from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops
 from training.fitting.fit import first_network, fitted_tensors
 from training.fitting.losses import targets_and_weights
 from training.fitting.run import Run
-from training.network.classifier import changing, copy_changing, preprocessing_of
+from training.network.classifier import changing, copy_changing, network_of, preprocessing_of
 
 Tensors = dict[str, Tensor]
 
@@ -46,12 +48,13 @@ def soup(run: Run, names: Sequence[str], crops: LabelledCrops) -> tuple[MitosisC
         UserError: what a fit has left is damaged, or the first weights cannot be had.
     """
     config, count = run.config, len(names)
-    expected = changing(first_network(config, 0))
+    network = first_network(config, 0)
+    expected = changing(network)
     states = [fitted_tensors(run, name, expected) for name in names]
     if config.adapter.rank > 0:
         alpha = config.adapter.alpha * (math.sqrt(count) if config.adapter.rslora else count)
         config = replace(config, adapter=replace(config.adapter, rank=config.adapter.rank * count, alpha=alpha))
-    network = first_network(config, 0)
+        network = first_network(config, 0)
     copy_changing({name: _average(name, [state[name] for state in states]) for name in expected}, network)
     network.to(run.accelerator.device)
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
@@ -59,8 +62,11 @@ def soup(run: Run, names: Sequence[str], crops: LabelledCrops) -> tuple[MitosisC
     return network.eval(), config
 
 
-def members(run: Run, names: Sequence[str]) -> Tensors:
-    """The tensors of an ensemble of finished fits, as `model.network.ensemble` names them.
+def members(run: Run, names: Sequence[str]) -> tuple[Classifier, Tensors]:
+    """An ensemble of finished fits.
+
+    Returns:
+        The ensemble in evaluation mode, and its tensors as `model.network.ensemble` names them.
 
     Raises:
         UserError: what a fit has left is damaged, or the first weights cannot be had.
@@ -85,7 +91,8 @@ def members(run: Run, names: Sequence[str]) -> Tensors:
                 tensors[own.replace(".lora_B.default.weight", ".weight.up")] = up
             else:
                 tensors[own] = tensor
-    return tensors
+    ensemble = assemble(network_of(run.config, len(names)), tensors, run.folder)
+    return ensemble.to(run.accelerator.device).eval(), tensors
 
 
 def _plain(name: str) -> str:

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model.network.classifier import MitosisClassifier
+from model.network.ensemble import Classifier
 from model.network.weights import misfit
 from training.config import Config, ConfigError, flat
-from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops
+from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops, some_of
 from training.fitting.epoch import DivergedError, train_epoch
 from training.fitting.losses import focal_loss, targets_and_weights
 from training.fitting.predict import Inference
@@ -106,10 +107,9 @@ def fit_network(
     network.phase_head = None
     accelerator.free_memory()
     network.eval()
-    seen = crops.subset(np.unique(np.linspace(0, len(crops) - 1, SEEN_CROPS).astype(int)))
-    logits = Inference(accelerator, preprocessing_of(config)).logits(network, seen.crops)
+    spread = measure_spread(run, network, crops)
     if accelerator.is_main_process:
-        _save_fitted(folder, network, float(logits.std()))
+        _save_fitted(folder, network, spread)
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return network
@@ -144,8 +144,14 @@ def fitted_tensors(run: Run, name: str, expected: Mapping[str, Tensor]) -> dict[
     return tensors
 
 
+def measure_spread(run: Run, network: Classifier, crops: LabelledCrops) -> float:
+    """Standard deviation of a network's logits of some of the crops that it was fitted to, one view each."""
+    inference = Inference(run.accelerator, preprocessing_of(run.config))
+    return float(inference.logits(network, some_of(crops.crops, SEEN_CROPS)).std())
+
+
 def logit_spread(run: Run, name: str) -> float:
-    """Standard deviation of a finished fit's logits of crops that it was fitted to; raises as `read_fitted`."""
+    """`measure_spread` of a finished fit, as it was noted then; raises as `read_fitted`."""
     path = run.folder / name / FITTED
     try:
         with safe_open(path, "pt") as file:

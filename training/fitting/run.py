@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
+from training.data.folds import Split
 
 NOTE = "fit.json"
 """In the folder of each fit that has a checkpoint: what it is of."""
@@ -35,6 +36,7 @@ class Run:
         folder: where a fit has a folder of its name; what is found there is not done again.
         identity: what tells fits of one run from those of another: the values of the recipe that change a fit, by
             dotted key, and `data`, the SHA-256 of the crops and of what is known of them.
+        splits: what is held out, of the crops.
         smoke: whether this is a dry run, whose networks have learnt nothing.
     """
 
@@ -43,16 +45,21 @@ class Run:
     crops: LabelledCrops
     folder: Path
     identity: dict[str, Any] = field(default_factory=dict)
+    splits: Sequence[Split] = ()
     smoke: bool = False
 
 
 def note_fit(folder: Path, identity: dict[str, Any]) -> None:
     """Notes in a fit's folder what the fit is of (`Run.identity`), unless that is noted already."""
-    path = folder / NOTE
-    if not path.is_file():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+    if not (folder / NOTE).is_file():
+        write_whole(folder / NOTE, json.dumps(identity, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all; of several processes that write it, each writes a whole one."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 @contextmanager

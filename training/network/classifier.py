@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from model.network.classifier import MitosisClassifier
 from model.network.preprocessing import Preprocessing
+from model.network.weights_config import Network
 from training.config import Config, ConfigError, NetworkConfig
 
 
@@ -44,6 +45,11 @@ def build_network(config: Config, phases: int = 0) -> TrainableClassifier:
         backbone: Any = classifier.backbone
         backbone.set_grad_checkpointing()
     return classifier
+
+
+def network_of(config: Config, members: int = 1) -> Network:
+    """What config.json of a weights folder says of a recipe's network, or of so many as an ensemble."""
+    return Network(config.network.backbone, config.network.pooling, config.network.backbone_args, members)
 
 
 def preprocessing_of(config: Config) -> Preprocessing:

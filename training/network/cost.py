@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.errors import first_line
 from model.network.classifier import MitosisClassifier
 from training.config import Config, ConfigError
 from training.network.adapters import add_adapters, target_modules
@@ -33,7 +34,7 @@ def check_network(config: Config) -> None:
             if features.shape != (1, classifier.head.in_features):
                 raise ValueError(f"its features have the shape {tuple(features.shape)[1:]}")
     except Exception as error:  # timm's architectures refuse what does not suit them in every way there is
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error)
         raise ConfigError(
             f"{network.backbone} does not work with network.input_size={side}, network.pooling={network.pooling} and "
             f"network.backbone_args={network.backbone_args} ({reason}); change one of them."

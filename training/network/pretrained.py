@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.errors import first_line
 from model.network.weights import load_one
 from model.network.weights_config import WeightsConfig
 from model.network.weights_folder import refuse_address
@@ -155,9 +156,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix in (".pth", ".pt", ".bin"):
             return _plain(torch.load(path, map_location="cpu", weights_only=True), path)
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise PretrainedError(f"{path} cannot be read ({_first_line(error)}); download it again.") from error
+        raise PretrainedError(f"{path} cannot be read ({first_line(error)}); download it again.") from error
     except Exception as error:  # unpickling refuses in several ways
-        raise PretrainedError(f"{path} holds more than tensors ({_first_line(error)}); it is not loaded.") from error
+        raise PretrainedError(f"{path} holds more than tensors ({first_line(error)}); it is not loaded.") from error
     raise PretrainedError(f"{path} has no known suffix; give a .safetensors or .pth file, or a model folder.")
 
 
@@ -174,14 +175,10 @@ def _check_settings(path: Path) -> None:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PretrainedError(f"{path} cannot be read ({_first_line(error)}); download the whole folder.") from error
+        raise PretrainedError(f"{path} cannot be read ({first_line(error)}); download the whole folder.") from error
     for name, wanted in DINOV3_SETTINGS.items():
         if settings.get(name, wanted) != wanted:
             raise PretrainedError(f"{path} has {name} {settings[name]}, but DINOv3 has {wanted}; give a DINOv3 model.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _read_hub(name: str) -> dict[str, Tensor]:
@@ -189,7 +186,7 @@ def _read_hub(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # the hub's client raises a dozen kinds, offline and gated among them
         raise PretrainedError(
-            f"The hub does not give {name} ({_first_line(error)}); if the model is gated, accept its licence on its "
+            f"The hub does not give {name} ({first_line(error)}); if the model is gated, accept its licence on its "
             f"page (DINOv3: {LICENCE}) and run `hf auth login`, or download it and give network.pretrained=file:PATH."
         ) from error
 

@@ -10,12 +10,10 @@ from accelerate import Accelerator
 from helpers import config_for
 
 from model.network.classifier import MitosisClassifier
-from model.network.weights import assemble
 from model.network.weights import load as load_weights
 from model.predictor import Predictor
 from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
-from training.data.folds import splits_of
 from training.data.sample import Sample
 from training.fitting.cross_validation import hold_out
 from training.fitting.ensembles import members, soup
@@ -24,7 +22,6 @@ from training.fitting.run import Run
 from training.network.adapters import merge_adapters
 from training.run_folder import open_run
 from training.train import train, train_only
-from training.weights import network_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "few_resamples")
 
@@ -73,8 +70,7 @@ def fits(config: Config, folder: Path, crops: list[np.ndarray]) -> tuple[Run, li
 def test_members_are_the_fits(recipe: str, data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
     config = config_for(data, tmp_path, *RECIPES[recipe])
     run, names, networks = fits(config, tmp_path, crops)
-    tensors = members(run, names)
-    ensemble = assemble(network_of(config, 3), tensors, tmp_path).eval()
+    ensemble, tensors = members(run, names)
     images = torch.randn(6, 3, 32, 32)
     with torch.inference_mode():
         each = torch.stack([network(images) for network in networks])
@@ -133,7 +129,7 @@ def test_a_trial_holds_slides_out_of_the_whole_ensemble(data: Path, tmp_path: Pa
     """Its members are fitted without a fold each of what is left."""
     config = config_for(data, tmp_path, *TRANSFORMER, "ensemble=soup")
     with open_run(config) as run:
-        fit = splits_of(config, run.crops.samples)[0].fits[0]
+        fit = run.splits[0].fits[0]
         logits = hold_out(run, fit, "soup")
         assert logits.shape == (fit.held_out.sum(), 2) and np.isfinite(logits).all()
         made = sorted(path.name for path in run.folder.iterdir() if path.is_dir())
