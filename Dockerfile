@@ -19,6 +19,7 @@ COPY model/images/*.py /opt/app/model/images/
 COPY model/network/*.py /opt/app/model/network/
 COPY model/slides/*.py /opt/app/model/slides/
 COPY model/speed/*.py /opt/app/model/speed/
+COPY model/report/ /opt/app/model/report/
 RUN /opt/venv/bin/python -m compileall -q /opt/app && chmod -R a+rX /opt/app
 
 # Only /output and /tmp are written to; any user will do. Paths are absolute because Apptainer knows no WORKDIR.

@@ -1,4 +1,5 @@
-# make predict [IN=DIR] [OUT=DIR]    classify a case (default: the synthetic example) and show the result
+# make predict [IN=DIR] [OUT=DIR]    classify a case (default: the synthetic example), show the result, and
+#                                   write OUT/report.html, a page to look at
 # make test                          run the tests that matter most, in three minutes on two cores
 # make test-all                      run every test
 # make test-slow                     run those that `make test` leaves out
@@ -18,7 +19,7 @@ SECONDS ?= 60
 .PHONY: predict test test-all test-slow lint fuzz benchmark lock train-env figure
 
 predict: .venv/requirements.done
-	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table
+	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table --report
 
 test: .venv/test-requirements.done
 	.venv/bin/python -m pytest --durations=10 -m "not slow"

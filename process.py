@@ -35,10 +35,18 @@ logger = logging.getLogger("process")
 
 def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `exec`."""
+    if arguments.report:
+        from model.report.page import clear_report
+
+        clear_report(arguments.output)
     path, entries = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
         with contextlib.suppress(OSError):  # nobody reads it; the result is written
             print(table(path, entries, arguments.prevalence), flush=True)
+    if arguments.report:
+        from model.report.predictions import report_case
+
+        logger.info("wrote %s", report_case(arguments.input, arguments.output, entries, loader.predictor()))
     return 0
 
 
@@ -62,8 +70,16 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
             MICROMETRES_PER_PIXEL,
         )
     options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty())
+    if arguments.report:
+        from model.report.page import clear_report
+
+        clear_report(arguments.target)
     done = classify_folder(predictor, arguments.source, arguments.target, options)
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
+    if arguments.report:
+        from model.report.predictions import report_folder
+
+        logger.info("wrote %s", report_folder(arguments.source, arguments.target, arguments.mpp, predictor))
     if done.failed:
         failures = arguments.target / FAILURES
         raise CropError(f"{done.failed} of {done.files} images could not be used; {failures} tells which and why.")
@@ -170,12 +186,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
             folder.add_argument("--mpp", type=micrometres, help="µm per pixel of all images (default: as they say)")
             folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+            folder.add_argument("--report", action="store_true", help="also write OUT/report.html, a page to look at")
             return folder.parse_args(rest, argparse.Namespace(run=run_folder))
         case ["slide", *rest]:
             return parse_slide(parser(" slide", posterior), rest)
         case _:
             one = parser("", folders, posterior)
             one.add_argument("--table", action="store_true", help="also print the result as a table")
+            one.add_argument("--report", action="store_true", help="also write report.html, a page to look at")
             parsed = one.parse_args(arguments, argparse.Namespace(run=run_case))
             if parsed.prevalence is not None and not parsed.table:
                 one.error("--prevalence adds a column to the printed table; say --table, too")

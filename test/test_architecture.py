@@ -16,6 +16,7 @@ LAYERS = [
     ["model.slides"],
     ["model.predictor"],
     ["model.modes"],
+    ["model.report"],
     ["model"],
     ["process"],
     ["training"],

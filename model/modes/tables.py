@@ -147,10 +147,10 @@ class RunTables(OwnFolder):
             CaseError: it cannot be written.
         """
         try:
-            with open_own(self.folder / PREDICTIONS, "r") as table, Whole(self.folder / PREDICTIONS_JSON) as file:
+            with Whole(self.folder / PREDICTIONS_JSON) as file:
                 separator = "[\n"
-                for row in csv.DictReader(table):
-                    entry = {"file": from_cell(row["file"]), "index": int(row["index"]), "class": row["class"]}
+                for row in read_table(self.folder / PREDICTIONS):
+                    entry = {"file": row["file"], "index": int(row["index"]), "class": row["class"]}
                     entry |= {key: float(row[key]) for key in ("confidence", "posterior") if key in row}
                     file.write(f"{separator}  {json.dumps(entry)}")
                     separator = ",\n"
@@ -189,6 +189,17 @@ class RunTables(OwnFolder):
                 if not record.reason:  # what failed is tried again
                     image = record.image
                     print(json.dumps([image.name, image.bytes, image.modified, record.results]), file=file)
+
+
+def read_table(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of one of a finished run's tables by column, with the names of files as they are on the disk.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_own(path, "r") as table:
+        for row in csv.DictReader(table):
+            yield row | {"file": from_cell(row["file"])}
 
 
 class Known:
