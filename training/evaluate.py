@@ -2,7 +2,7 @@
 
 python -m training.evaluate model/weights/default data.root=DIR    # DIR/manifest.csv; writes evaluation/default/
 python -m training.evaluate RESULTS --truth ground_truth.json      # a folder of results, by the challenge's rules
-python -m training.evaluate runs/compact/held_out_slides.csv       # prints JSON
+python -m training.evaluate runs/compact/held_out_slides.csv       # prints JSON; --output DIR writes it and a page
 
 `training/evaluate.sh` does the same after setting up .venv.
 """
@@ -22,6 +22,8 @@ from model.predictor import Predictor
 from training.data.text import listing
 from training.evaluation import answers, platform_results, scores, weights_report
 from training.evaluation.ground_truth import read_truth
+from training.evaluation.report import About, report_held_out
+from training.run_folder import LOG
 
 ROOT = "data.root="
 
@@ -31,7 +33,7 @@ class UsageError(UserError):
 
 
 def evaluate_weights(arguments: argparse.Namespace, root: Path) -> None:
-    """A weights folder on a folder of labelled crops: prints a table, writes metrics.json and predictions.csv."""
+    """A weights folder on labelled crops: prints a table, writes metrics.json, predictions.csv and a page."""
     output = arguments.output or Path("evaluation") / arguments.what.resolve().name
     weights_report.check_output(output)
     refuse_address(arguments.what)
@@ -40,10 +42,25 @@ def evaluate_weights(arguments: argparse.Namespace, root: Path) -> None:
     said = [] if arguments.unseen else [weights_report.maybe_seen(classified, arguments.what)]
     metrics = {"data": str(root)} | weights_report.report(classified, predictor, said)
     weights_report.write_report(output, metrics, weights_report.predictions_table(classified))
+    page = weights_report.write_page(output, classified, metrics, root)
     config = predictor.config
     print(f"{config.name} {config.version} ({arguments.what}) on {root}, {predictor.view_count} views\n")
     print_figures(metrics["overall"], {"domain": metrics["domains"], "source": metrics["sources"]}, metrics["remarks"])
-    print(f"\nWrote {output / weights_report.METRICS} and {output / weights_report.PREDICTIONS}.")
+    print(f"\nWrote {output / weights_report.METRICS}, {output / weights_report.PREDICTIONS} and {page}.")
+
+
+def evaluate_table(table: Path, output: Path | None) -> None:
+    """A run's held-out predictions: prints JSON, and with --output writes metrics.json and a page."""
+    if output is not None:
+        weights_report.check_output(output)
+    metrics = scores.report_table(table)
+    print(json.dumps(metrics, indent=2))
+    if output is not None:
+        weights_report.write_report(output, metrics)
+        sentence = f"{metrics['crops']} crops of {table}, calibrated on {metrics['calibrated_on']}."
+        about = About("Evaluation of held-out predictions", sentence, log=table.with_name(LOG))
+        page = report_held_out(output, about, [table], metrics)
+        print(f"Wrote {output / weights_report.METRICS} and {page}.", file=sys.stderr)
 
 
 def evaluate_results(arguments: argparse.Namespace) -> None:
@@ -146,7 +163,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif what.suffix == ".csv" and not arguments.overrides:
         if not what.is_file():
             raise UsageError(f"There is no table {what}; a training run writes held_out_SPLIT.csv into its run folder.")
-        print(json.dumps(scores.report_table(what), indent=2))
+        evaluate_table(what, arguments.output)
     else:
         evaluate_weights(arguments, data_root(arguments.overrides))
 

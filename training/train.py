@@ -29,6 +29,7 @@ from training.data.overview import draw_augmented, fold_table
 from training.evaluation.calibration import fit_calibration
 from training.evaluation.held_out import read_predictions
 from training.evaluation.model_card import model_card
+from training.evaluation.report import About, report_held_out
 from training.evaluation.scores import report_table
 from training.fitting.cross_validation import cross_validate, fit_seed, hold_out
 from training.fitting.ensembles import members, soup
@@ -81,6 +82,7 @@ def train(config: Config, replace: bool = False, smoke: bool = False) -> dict[st
         metrics["logit_spread"] = _compare_spreads(own, folds)
         _write(run, product, metrics, calibration)
         if run.accelerator.is_main_process:
+            _write_page(run, tables, metrics)
             shutil.copyfile(run.folder / LOG, Path(config.output) / LOG)
     return metrics
 
@@ -207,6 +209,19 @@ def _write(run: Run, product: _Product, metrics: dict[str, Any], calibration: Ca
         if adapter is not None:
             adapter.save(output.with_name(f"{output.name}-adapter"))
     logger.info("Wrote %s.", output)
+
+
+def _write_page(run: Run, tables: Sequence[Path], metrics: dict[str, Any]) -> None:
+    """Writes the page to look at beside the weights; it shows crops, so it is pushed nowhere."""
+    config, output = run.config, Path(run.config.output)
+    about = About(
+        title=f"Training of {config.name} {config.version}",
+        sentence=f"Held-out predictions of {metrics['crops']} crops, calibrated on {metrics['calibrated_on']}, by "
+        "other networks of the same recipe than the one beside this page.",
+        settings=(output / "training.yaml").read_text(encoding="utf-8"),
+        log=run.folder / LOG,
+    )
+    logger.info("Wrote %s.", report_held_out(output, about, tables, metrics, run.crops))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

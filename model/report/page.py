@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from model.errors import UserError
+from model.errors import UserError, one_line
 
 REPORT = "report.html"
 """What a page is called, in the folder of what it is about."""
@@ -84,6 +84,11 @@ def clear_report(folder: Path) -> None:
                 file.unlink()
     except OSError as error:
         raise ReportError(f"The report in {folder} cannot be removed ({error.strerror}); remove it.") from error
+
+
+def legible(text: str) -> str:
+    """A text on one line, of bounded length, with what is not printed as escapes."""
+    return one_line(UserError(text))
 
 
 def data_uri(content: bytes, kind: str) -> str:

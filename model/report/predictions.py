@@ -17,13 +17,13 @@ import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 
 from model.constants import CLASSES, MICROMETRES_PER_PIXEL, THRESHOLD
-from model.errors import CropError, UserError, one_line
+from model.errors import CropError
 from model.images.checks import remark
 from model.images.read import read_stack
 from model.images.resampling import rescale, resolution
 from model.modes.grand_challenge import Entry, find_stack
 from model.modes.tables import FAILURES, PREDICTIONS, read_table
-from model.report.page import LARGEST, PICTURES, REPORT, ReportError, clear_report, render, write_page
+from model.report.page import LARGEST, PICTURES, REPORT, ReportError, clear_report, legible, render, write_page
 from model.report.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def report_folder(source: Path, target: Path, mpp: float | None, predictor: "Pre
     try:
         failed = sum(1 for _ in read_table(target / FAILURES))
         first = islice(read_table(target / FAILURES), MOST_FAILURES)
-        failures = [(_legible(row["file"]), _legible(row["reason"])) for row in first]
+        failures = [(legible(row["file"]), legible(row["reason"])) for row in first]
         about = _about(source, predictor) | {"failed": failed, "failures": failures}
         return _write(target, rows, read, about)
     except OSError as error:
@@ -148,7 +148,7 @@ def _about(source: Path, predictor: "Predictor") -> dict[str, Any]:
     config = predictor.config
     return {
         "title": "Atypical and normal mitotic figures",
-        "source": _legible(str(source)),
+        "source": legible(str(source)),
         "weights": f"{config.name} {config.version}",
         "views": predictor.view_count,
         "device": str(predictor.device),
@@ -196,7 +196,7 @@ def _entries(rows: Sequence[Row], read: Read, pictures: Thumbnails) -> list[dict
     return [
         {
             "n": row.number,
-            "name": _legible(row.name),
+            "name": legible(row.name),
             "index": row.index + 1,
             "class": row.called,
             "p": row.probability,
@@ -215,11 +215,6 @@ def _fitting(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if size > LARGEST_GALLERY:
             return entries[:count]
     return entries
-
-
-def _legible(text: str) -> str:
-    """A text on one line, of bounded length, with what is not printed as escapes."""
-    return one_line(UserError(text))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import DEFAULT_WEIGHTS, REPOSITORY
+from pages import check_page
 from PIL import Image
 
 from model.images.read import read_crops
@@ -31,6 +32,10 @@ def test_command_line_reports_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     main([str(tmp_path / "held_out.csv")])
     report = json.loads(capsys.readouterr().out)
     assert report["crops"] == 200
+    main([str(tmp_path / "held_out.csv"), "--output", str(tmp_path / "out")])
+    assert json.loads(capsys.readouterr().out) == report == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    page = check_page(tmp_path / "out" / "report.html")
+    assert f"{report['overall']['roc_auc']['value']:.3f} (" in page.text and "Worst errors" in page.text
     assert report["overall"].keys() == report["shifted"].keys() and report["overall"] != report["shifted"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for name, sentence in (("nowhere.csv", "There is no table .*nowhere"), ("other.csv", "has no rows with a column")):
@@ -62,6 +67,10 @@ def test_a_weights_folder_on_a_manifest_gives_what_the_container_gives(
     assert sum(entry["crops"] for entry in metrics["domains"].values()) == 96
     assert metrics["sources"].keys() == {"MIDOG21"} and metrics["views"] == "d4"
     assert not list((tmp_path / "out").glob(".*"))
+    page = check_page(tmp_path / "out" / "report.html")
+    wrong = int((called != labels).sum())
+    assert f"24 of {wrong} crops called wrong." in page.text
+    assert sum(tag == "img" for tag, _ in page.elements) == 4 + 24  # figures, worst errors; no votes of the experts
 
 
 def test_fewer_views_and_unseen_crops_are_said(

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import REPOSITORY, config_for, recipe
+from pages import check_page
 
 from model.errors import WeightsError
 from model.network import weights as weights_folder
@@ -39,9 +40,15 @@ def test_a_recipe_learns_and_writes_weights_that_the_container_runs(
         "config.json",
         "metrics.json",
         "model.safetensors",
+        "report.html",
         "training.log",
         "training.yaml",
     ]
+    page = check_page(weights / "report.html")
+    pictures = [attributes["alt"] or "" for tag, attributes in page.elements if tag == "img"]
+    assert any(alt.startswith("ROC AUC of held-out crops over the epochs of slides_0, slides_1") for alt in pictures)
+    assert f"{metrics['overall']['roc_auc']['value']:.3f} (" in page.text and "backbone: test_efficientnet" in page.text
+    assert str(data) not in page.source
     assert "final epoch 10/10  loss/train" in (weights / "training.log").read_text()
     assert json.loads((weights / "metrics.json").read_text()) == metrics
     assert load_config(weights / "training.yaml", ["data.root=."]).optimisation.epochs == 10

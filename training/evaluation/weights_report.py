@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -24,6 +24,7 @@ from training.data.crops import LabelledCrops, without_duplicates
 from training.data.manifest import read_manifest
 from training.data.sample import DataError, Sample
 from training.evaluation.answers import Answers, in_parts, remarks, with_intervals
+from training.evaluation.report import About, Crops, write_evaluation
 from training.evaluation.scores import reliability
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
@@ -154,6 +155,43 @@ def report(classified: Classified, predictor: Predictor, said: Sequence[str]) ->
         "sources": in_parts(answers, classified.names("source")),
         "remarks": [*remarks(overall), *said],
     }
+
+
+def write_page(output: Path, classified: Classified, metrics: Mapping[str, Any], root: Path) -> Path:
+    """Writes the page to look at; its path.
+
+    Args:
+        output: folder.
+        classified: of a manifest.
+        metrics: of `report`.
+        root: the manifest's folder.
+
+    Raises:
+        ReportError: it cannot be written.
+    """
+    weights = metrics["weights"]
+    name = f"{weights['name']} {weights['version']}"
+    about = About(
+        title=f"Evaluation of {name}",
+        sentence=f"{name} on {metrics['overall']['crops']} crops of {root}, views {metrics['views']}.",
+        remarks=metrics["remarks"],
+        settings=json.dumps({key: metrics[key] for key in ("weights", "views", "device", "unseen")}, indent=2),
+    )
+    samples = classified.samples
+
+    def picture(index: int) -> np.ndarray | None:
+        try:
+            return read_stack(samples[index].path).crops[0]
+        except CropError:  # which was read before: it was removed since
+            return None
+
+    known = Crops(
+        [sample.path.name for sample in samples],
+        classified.names("domain"),
+        [sample.agreement for sample in samples],
+        picture,
+    )
+    return write_evaluation(output, about, classified.answers, known, (metrics["overall"], metrics["domains"]))
 
 
 def predictions_table(classified: Classified) -> str:
