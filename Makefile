@@ -8,6 +8,7 @@
 # make train-env                     make .venv with all that training needs (training/train.sh does it itself)
 # make benchmark                     measure speed and memory, rewrite docs/speed.md's table and plot (13 minutes, no GPU)
 # make figure                        draw the documents' pictures again, after a change of the default weights
+# make screenshot                    photograph the documents' pages again; needs Chromium
 # make lock                          renew requirements.lock, which the image is built from
 # Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
 
@@ -16,7 +17,7 @@ IN ?= test/input
 OUT ?= output
 SECONDS ?= 60
 
-.PHONY: predict test test-all test-slow lint fuzz benchmark lock train-env figure
+.PHONY: predict test test-all test-slow lint fuzz benchmark lock train-env figure screenshot
 
 predict: .venv/requirements.done
 	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table --report
@@ -40,6 +41,9 @@ train-env: .venv/training-requirements.done
 figure: .venv/test-requirements.done
 	.venv/bin/python -m docs.figure
 	.venv/bin/python -m docs.slide_figure
+
+screenshot: .venv/test-requirements.done
+	.venv/bin/python -m docs.screenshot
 
 fuzz: .venv/requirements.done
 	.venv/bin/python test/tools/fuzz_readers.py --seconds $(SECONDS)

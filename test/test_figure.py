@@ -7,7 +7,7 @@ import pytest
 from helpers import REPOSITORY
 from PIL import Image
 
-from docs import figure, slide_figure
+from docs import figure, screenshot, slide_figure
 from model.images.read import read_crops
 from model.network import weights
 
@@ -20,10 +20,17 @@ def test_the_mean_of_the_shown_logits_is_the_shown_answer() -> None:
     assert answer.confidence == pytest.approx(1 / (1 + np.exp(-calibrated)), abs=1e-4)
 
 
-@pytest.mark.parametrize(("picture", "page"), [(figure.PICTURE, "README.md"), (slide_figure.PICTURE, "docs/slides.md")])
-def test_the_picture_is_of_the_weights_that_are_shipped(picture: Path, page: str) -> None:
+@pytest.mark.parametrize(
+    ("picture", "page", "target"),
+    [
+        (figure.PICTURE, "README.md", "figure"),
+        (slide_figure.PICTURE, "docs/slides.md", "figure"),
+        (screenshot.PICTURE, "README.md", "screenshot"),
+    ],
+)
+def test_the_picture_is_of_the_weights_that_are_shipped(picture: Path, page: str, target: str) -> None:
     with Image.open(picture) as content:
-        assert content.info["Source"] == figure.source(), "make figure draws it again"
+        assert content.info["Source"] == figure.source(), f"make {target} draws it again"
     assert picture.stat().st_size < 200_000
     document = REPOSITORY / page
     assert f"({picture.relative_to(document.parent)})" in document.read_text(encoding="utf-8")
