@@ -86,12 +86,17 @@ def check_page(path: Path) -> Page:
 def opened(path: Path, width: int = 1600, scheme: str = "light") -> Iterator["BrowserPage"]:
     """A page opened from the disk in headless Chromium; what its console says, or what it asks of a network, fails.
 
-    The test is skipped where there is no Chromium or no Playwright; nothing is installed.
+    The test is skipped where there is no Chromium or no Playwright, or fails when `REQUIRE_BROWSER` is set; nothing is
+    installed.
     """
-    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright, which test/requirements.txt lists")
+    lacking = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
+    try:
+        import playwright.sync_api as api
+    except ImportError:
+        lacking("needs Playwright, which test/requirements.txt lists")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        pytest.skip("needs Chromium; on Debian: apt-get install chromium")
+        lacking("needs Chromium; on Debian: apt-get install chromium")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)

@@ -82,8 +82,8 @@ def train(config: Config, replace: bool = False, smoke: bool = False) -> dict[st
         metrics["logit_spread"] = _compare_spreads(own, folds)
         _write(run, product, metrics, calibration)
         if run.accelerator.is_main_process:
-            _write_page(run, tables, metrics)
             shutil.copyfile(run.folder / LOG, Path(config.output) / LOG)
+            _write_page(run, tables, metrics)
     return metrics
 
 

@@ -6,6 +6,7 @@ memory does not grow with the number of crops.
 
 import heapq
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
+from tqdm import tqdm
 
 from model.constants import CLASSES, MICROMETRES_PER_PIXEL, THRESHOLD
 from model.errors import CropError
@@ -180,13 +182,15 @@ def _entries(rows: Sequence[Row], read: Read, pictures: Thumbnails) -> list[dict
     warnings: dict[int, list[str]] = {}
     pictured = set()
     by_name = sorted(rows, key=lambda row: row.number)
-    with _quiet():
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    with _quiet(), tqdm(total=len(rows), unit="crop", desc="report", leave=False, disable=not shown) as bar:
         for name, group in groupby(by_name, key=lambda row: row.name):
             try:
                 crops, of_all = read(name)
             except (CropError, OSError):  # which was read a moment ago: it was removed or changed since
                 crops, of_all = [], ["the image could not be read again"]
             for row in group:
+                bar.update()
                 warnings[row.number] = list(of_all)
                 if row.index < len(crops):
                     pictures.add(row.number, crops[row.index])
