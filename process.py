@@ -21,8 +21,10 @@ import argparse
 import contextlib
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
 from model.errors import CropError, UserError, one_line
@@ -30,23 +32,25 @@ from model.modes.case import process_case, table
 from model.modes.grand_challenge import clear_result
 from model.modes.loader import Loader
 
+if TYPE_CHECKING:
+    from model.predictor import Predictor
+    from model.report.explain import Explainer
+
 logger = logging.getLogger("process")
 
 
 def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `exec`."""
-    if arguments.report:
-        from model.report.page import clear_report
-
-        clear_report(arguments.output)
-    path, entries = process_case(arguments.input, arguments.output, loader)
+    prepare_report(arguments, [arguments.output])
+    done = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
         with contextlib.suppress(OSError):  # nobody reads it; the result is written
-            print(table(path, entries, arguments.prevalence), flush=True)
+            print(table(done.path, done.entries, arguments.prevalence), flush=True)
     if arguments.report:
         from model.report.predictions import report_case
 
-        logger.info("wrote %s", report_case(arguments.input, arguments.output, entries, loader.predictor()))
+        predictor = loader.predictor()
+        logger.info("wrote %s", report_case(arguments.input, done, predictor, explainer(arguments, predictor)))
     return 0
 
 
@@ -70,16 +74,15 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
             MICROMETRES_PER_PIXEL,
         )
     options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty())
-    if arguments.report:
-        from model.report.page import clear_report
-
-        clear_report(arguments.target)
+    prepare_report(arguments, [arguments.target])
+    explain = explainer(arguments, predictor)
     done = classify_folder(predictor, arguments.source, arguments.target, options)
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
     if arguments.report:
         from model.report.predictions import report_folder
 
-        logger.info("wrote %s", report_folder(arguments.source, arguments.target, arguments.mpp, predictor))
+        page = report_folder(arguments.source, arguments.target, arguments.mpp, predictor, explain)
+        logger.info("wrote %s", page)
     if done.failed:
         failures = arguments.target / FAILURES
         raise CropError(f"{done.failed} of {done.files} images could not be used; {failures} tells which and why.")
@@ -106,17 +109,47 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
         show_progress=sys.stderr.isatty(),
     )
     slide, *detections, target = arguments.paths
+    explain = explainer(arguments, predictor)
     if not detections:
         tasks = read_slide_list(slide, target)
-        if failed := classify_slides(predictor, tasks, target, options):
+        prepare_report(arguments, [target, *(task.target for task in tasks)])
+        failed = classify_slides(predictor, tasks, target, options)
+        if arguments.report:
+            from model.report.slides import report_slides
+
+            logger.info("wrote %s", report_slides(tasks, target, predictor, explain))
+        if failed:
             raise CropError(f"{failed} of {len(tasks)} slides could not be read in full; {target / SLIDES} tells why.")
         return 0
     task = SlideTask(slide, detections[0], target, arguments.mpp, arguments.area_mm2)
+    prepare_report(arguments, [target])
     done = classify_slide(predictor, task, options)
     logger.info("%s; wrote %s", done.sentence(), target)
+    if arguments.report:
+        from model.report.slide import report_slide
+
+        logger.info("wrote %s", report_slide(task, predictor, explain))
     if done.failed:
         raise CropError(f"{done.failed} crops of {task.slide} could not be read; {target / FAILURES} tells which.")
     return 0
+
+
+def prepare_report(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
+    """Removes the pages of an earlier run, if there are to be new ones."""
+    if arguments.report:
+        from model.report.page import clear_report
+
+        for folder in folders:
+            clear_report(folder)
+
+
+def explainer(arguments: argparse.Namespace, predictor: "Predictor") -> "Explainer | None":
+    """What draws where the network looked, if that is wanted."""
+    if not arguments.explain:
+        return None
+    from model.report.explain import Explainer
+
+    return Explainer.of(predictor)
 
 
 def share(text: str) -> float:
@@ -162,6 +195,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="P",
         help="share of atypical figures, between 0 and 1, to add P(atypical) for",
     )
+    pages = argparse.ArgumentParser(add_help=False)
+    pages.add_argument("--report", action="store_true", help="also write report.html, a page to look at")
+    pages.add_argument(
+        "--explain", action="store_true", help="that, with maps of where the network looked; needs Captum"
+    )
     folders = argparse.ArgumentParser(add_help=False)
     folders.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
     folders.add_argument("--output", type=Path, default=Path("/output"), help="for the result (default: %(default)s)")
@@ -181,19 +219,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             serve.add_argument("--port", type=int, default=PORT, help="(default: %(default)s)")
             return serve.parse_args(rest, argparse.Namespace(run=run_server))
         case ["folder", *rest]:
-            folder = parser(" folder", posterior)
+            folder = parser(" folder", posterior, pages)
             folder.add_argument("source", type=Path, metavar="IN", help="folder of PNG, JPEG, TIFF and MHA crops")
             folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
             folder.add_argument("--mpp", type=micrometres, help="µm per pixel of all images (default: as they say)")
             folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-            folder.add_argument("--report", action="store_true", help="also write OUT/report.html, a page to look at")
             return folder.parse_args(rest, argparse.Namespace(run=run_folder))
         case ["slide", *rest]:
-            return parse_slide(parser(" slide", posterior), rest)
+            return parse_slide(parser(" slide", posterior, pages), rest)
         case _:
-            one = parser("", folders, posterior)
+            one = parser("", folders, posterior, pages)
             one.add_argument("--table", action="store_true", help="also print the result as a table")
-            one.add_argument("--report", action="store_true", help="also write report.html, a page to look at")
             parsed = one.parse_args(arguments, argparse.Namespace(run=run_case))
             if parsed.prevalence is not None and not parsed.table:
                 one.error("--prevalence adds a column to the printed table; say --table, too")
@@ -232,6 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     parsed.clean_up = lambda: None
+    if getattr(parsed, "explain", False):
+        parsed.report = True
     if hasattr(parsed, "output"):
         parsed.clean_up = partial(clear_result, parsed.output, only_partial=True)
     # A server that is told to stop has done its work, anything else has not.

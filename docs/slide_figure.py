@@ -63,8 +63,8 @@ def draw_slide() -> tuple[np.ndarray, list[tuple[int, int]]]:
     return image, places
 
 
-def classify(image: np.ndarray, places: list[tuple[int, int]]) -> tuple[list[dict], dict]:
-    """The features and the summary that slide mode writes."""
+def write_inputs(folder: Path, image: np.ndarray, places: list[tuple[int, int]]) -> SlideTask:
+    """Writes the slide, and its figures and the hot spot as GeoJSON, into a folder."""
     features = [
         {
             "type": "Feature",
@@ -75,13 +75,18 @@ def classify(image: np.ndarray, places: list[tuple[int, int]]) -> tuple[list[dic
     ]
     region = {"type": "Polygon", "coordinates": [[*REGION, REGION[0]]]}
     features.append({"type": "Feature", "geometry": region, "properties": {"name": "hot spot"}})
+    slide, detections, target = (folder / file for file in ("slide.tif", "figures.geojson", "results"))
+    tifffile.imwrite(slide, image, tile=(256, 256), photometric="rgb", compression="adobe_deflate", metadata=None)
+    detections.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+    return SlideTask(slide, detections, target, mpp=MICROMETRES_PER_PIXEL)
+
+
+def classify(image: np.ndarray, places: list[tuple[int, int]]) -> tuple[list[dict], dict]:
+    """The features and the summary that slide mode writes."""
     with tempfile.TemporaryDirectory() as name:
-        slide, detections, target = (Path(name) / file for file in ("slide.tif", "detections.geojson", "out"))
-        tifffile.imwrite(slide, image, tile=(256, 256), photometric="rgb", compression="adobe_deflate", metadata=None)
-        detections.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
-        task = SlideTask(slide, detections, target, mpp=MICROMETRES_PER_PIXEL)
+        task = write_inputs(Path(name), image, places)
         done = classify_slide(Predictor(WEIGHTS, "cpu"), task, SlideOptions(region="hot spot"))
-        written = json.loads((target / "detections.geojson").read_text(encoding="utf-8"))
+        written = json.loads((task.target / "detections.geojson").read_text(encoding="utf-8"))
     return written["features"], done.summary
 
 

@@ -131,11 +131,12 @@ class Predictor:
         """`__call__` for fields of view that `preprocessing.cut_out` has already cut out, (N, F, F, 3) uint8."""
         return calibrate(self._view_logits(fields, progress).mean(dim=1).numpy(), self.config.calibration)
 
-    def predict_with_spread(self, fields: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def predict_with_spread(self, fields: Tensor, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """`predict_fields`, and how far the views of a crop disagree.
 
         Args:
             fields: (N, F, F, 3) uint8, from `preprocessing.cut_out`.
+            progress: show a progress bar on stderr.
 
         Returns:
             P(atypical), and the standard deviation over the views of what each view alone gives as P(atypical), in
@@ -144,7 +145,7 @@ class Predictor:
         Raises:
             PredictionError: as `__call__` does.
         """
-        logits = self._view_logits(fields)
+        logits = self._view_logits(fields, progress)
         spread = calibrate(logits.numpy(), self.config.calibration).std(axis=1)
         return calibrate(logits.mean(dim=1).numpy(), self.config.calibration), spread
 

@@ -18,6 +18,9 @@ LARGEST = 5_000_000
 LOADS = {"src", "href", "srcset", "data", "action", "poster", "background", "xlink:href"}
 """Attributes that may name something to fetch."""
 
+OWN = r"data:image/|#|report_pictures/\d+(-map)?\.webp$|[A-Za-z0-9_-]+/report\.html$"
+"""What they may name: the page itself, its pictures, and the pages below it."""
+
 
 class Page(HTMLParser):
     """A page's elements.
@@ -70,7 +73,7 @@ def check_page(path: Path) -> Page:
         assert tag not in ("iframe", "object", "embed", "link", "base")
         assert not any(name.startswith("on") for name in attributes), f"{tag} has a handler of its own"
         for name in LOADS & attributes.keys():
-            assert re.match(r"data:image/|#|report_pictures/\d+\.webp$", attributes[name] or ""), attributes[name]
+            assert re.match(OWN, attributes[name] or ""), attributes[name]
         if tag == "img":
             assert (attributes.get("alt") or "").strip()
         if tag == "svg":

@@ -25,7 +25,8 @@ def test_the_mean_of_the_shown_logits_is_the_shown_answer() -> None:
     [
         (figure.PICTURE, "README.md", "figure"),
         (slide_figure.PICTURE, "docs/slides.md", "figure"),
-        (screenshot.PICTURE, "README.md", "screenshot"),
+        (REPOSITORY / "docs/report.png", "README.md", "screenshot"),
+        *((picture, "docs/report.md", "screenshot") for picture in screenshot.PICTURES),
     ],
 )
 def test_the_picture_is_of_the_weights_that_are_shipped(picture: Path, page: str, target: str) -> None:

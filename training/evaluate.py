@@ -22,7 +22,7 @@ from model.predictor import Predictor
 from training.data.text import listing
 from training.evaluation import answers, platform_results, scores, weights_report
 from training.evaluation.ground_truth import read_truth
-from training.evaluation.report import About, report_held_out
+from training.evaluation.report import About, Crops, report_held_out, write_evaluation
 from training.run_folder import LOG
 
 ROOT = "data.root="
@@ -64,7 +64,7 @@ def evaluate_table(table: Path, output: Path | None) -> None:
 
 
 def evaluate_results(arguments: argparse.Namespace) -> None:
-    """A folder of results against a ground truth: prints a table, and with --output writes metrics.json.
+    """A folder of results against a ground truth: prints a table, and with --output writes metrics.json and a page.
 
     Raises:
         UsageError: the official evaluation would refuse these results; after the figures of what it would take.
@@ -82,7 +82,10 @@ def evaluate_results(arguments: argparse.Namespace) -> None:
         content = {"aggregates": platform_results.official(scored), "overall": overall, "domains": domains}
         verdict = {"accepted": not problems, "problems": problems, "remarks": said}
         weights_report.write_report(arguments.output, content | verdict)
-        print(f"\nWrote {arguments.output / weights_report.METRICS}.")
+        about = About("Evaluation of results", f"{arguments.what} against {arguments.truth}.", [*problems, *said])
+        known = Crops(scored.names, scored.domains, [1.0] * len(scored.names), lambda index: None)
+        page = write_evaluation(arguments.output, about, scored.answers, known, (overall, domains))
+        print(f"\nWrote {arguments.output / weights_report.METRICS} and {page}.")
     if problems:
         raise UsageError(
             listing("faults, for each of which the challenge's evaluation gives no figures at all", problems)

@@ -214,10 +214,13 @@ def _write(run: Run, product: _Product, metrics: dict[str, Any], calibration: Ca
 def _write_page(run: Run, tables: Sequence[Path], metrics: dict[str, Any]) -> None:
     """Writes the page to look at beside the weights; it shows crops, so it is pushed nowhere."""
     config, output = run.config, Path(run.config.output)
+    whose = "other networks of the same recipe than the one beside this page"
+    if config.ensemble:
+        whose = "the folds' networks, each of which saw the others' crops; what is beside this page is made of them"
     about = About(
         title=f"Training of {config.name} {config.version}",
-        sentence=f"Held-out predictions of {metrics['crops']} crops, calibrated on {metrics['calibrated_on']}, by "
-        "other networks of the same recipe than the one beside this page.",
+        sentence=f"Held-out predictions of {metrics['crops']} crops, calibrated on {metrics['calibrated_on']}, "
+        f"by {whose}.",
         settings=(output / "training.yaml").read_text(encoding="utf-8"),
         log=run.folder / LOG,
     )

@@ -3,6 +3,8 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +20,28 @@ from model.network.calibration import posterior
 logger = logging.getLogger(__name__)
 
 
-def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tuple[Path, list[Entry]]:
+@dataclass(frozen=True)
+class CaseDone:
+    """What became of a case.
+
+    Attributes:
+        path: of the result file.
+        entries: its content.
+        spreads: of each crop, the standard deviation of P(atypical) over the views, in [0, 0.5].
+    """
+
+    path: Path
+    entries: list[Entry]
+    spreads: Sequence[float]
+
+
+def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> CaseDone:
     """Reads a case, classifies its crops and writes the result; an earlier result is removed first.
 
     Args:
         input_folder: what the platform mounts as `/input`.
         output_folder: where the result goes.
         loader: of the predictor; its weights are read while the case is.
-
-    Returns:
-        Path and content of the result file.
 
     Raises:
         UserError: with a sentence for the user.
@@ -40,9 +54,12 @@ def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tup
     predictor = loader.predictor()
     loaded = time.perf_counter()
     try:
-        entries = result(predictor(crops, progress=sys.stderr is not None and sys.stderr.isatty()))
+        fields = predictor.config.preprocessing.cut_out(crops)
+        shown = sys.stderr is not None and sys.stderr.isatty()
+        probabilities, spreads = predictor.predict_with_spread(fields, shown)
     except CropError as error:
         raise CropError(f"{stack}: {error}") from error
+    entries = result(probabilities)
     path = write_result(output_folder, entries)
     logger.info(
         "%s: %d crops, %d atypical, weights %s %s, %d views on %s; %.1f s to load, %.1f s to classify; wrote %s",
@@ -57,7 +74,7 @@ def process_case(input_folder: Path, output_folder: Path, loader: Loader) -> tup
         time.perf_counter() - loaded,
         path,
     )
-    return path, entries
+    return CaseDone(path, entries, [float(spread) for spread in spreads])
 
 
 def _crops_of(path: Path) -> list[np.ndarray]:

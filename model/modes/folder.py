@@ -183,11 +183,14 @@ def _blocks(images: Iterable[tuple[Listed, Content]]) -> Iterator[Block]:
 def _predict(predictor: Predictor, block: Block) -> list[Record]:
     """The records of a block's images, in order."""
     fields = [content for _, content in block if isinstance(content, Tensor)]
-    entries = iter(result(predictor.predict_fields(torch.cat(fields))) if fields else [])
+    probabilities, spreads = predictor.predict_with_spread(torch.cat(fields)) if fields else (np.zeros(0), np.zeros(0))
+    results = iter(
+        (entry["class"], f"{entry['confidence']:.{DECIMALS}f}", f"{spread:.4f}")
+        for entry, spread in zip(result(probabilities), spreads, strict=True)
+    )
     records = []
     for image, content in block:
         if isinstance(content, Tensor):
-            found = [next(entries) for _ in range(len(content))]
-            content = Record(image, [(entry["class"], f"{entry['confidence']:.{DECIMALS}f}") for entry in found])
+            content = Record(image, [next(results) for _ in range(len(content))])
         records.append(content)
     return records

@@ -1,6 +1,6 @@
 """The tables of a run over a folder, and how a run goes on where it was interrupted.
 
-    OUT/predictions.csv     file,index,class,confidence and, for a prevalence, posterior; a row for each crop
+    OUT/predictions.csv     file,index,class,confidence,view_spread, posterior (for a prevalence); a row for each crop
     OUT/predictions.json    the same as a list of objects, written at the end
     OUT/failures.csv        file,reason; the images that could not be used
     OUT/files.csv           file,bytes,modified_ns,crops; every image done, so that a changed one is noticed
@@ -26,7 +26,7 @@ from model.constants import CLASSES
 from model.errors import CaseError
 from model.modes.grand_challenge import DECIMALS
 from model.modes.listing import Listed, order
-from model.modes.writing import OwnFolder, Whole, flushed, from_cell, open_own, to_cell, unwritable
+from model.modes.writing import OwnFolder, Whole, flushed, from_cell, open_own, read_table, to_cell, unwritable
 from model.network.calibration import posterior
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 PREDICTIONS, PREDICTIONS_JSON, FAILURES = "predictions.csv", "predictions.json", "failures.csv"
 FILES, RUN, PREVIOUS = "files.csv", "run.json", ".previous.jsonl"
 COLUMNS = {
-    PREDICTIONS: ("file", "index", "class", "confidence"),
+    PREDICTIONS: ("file", "index", "class", "confidence", "view_spread"),
     FAILURES: ("file", "reason"),
     FILES: ("file", "bytes", "modified_ns", "crops"),
 }
@@ -48,12 +48,12 @@ class Record:
 
     Attributes:
         image: as it was listed.
-        results: (class, confidence as written) of each of its crops; empty if it could not be used.
+        results: (class, confidence and view spread as written) of each of its crops; empty if it could not be used.
         reason: why it could not be used; empty if it could.
     """
 
     image: Listed
-    results: Sequence[tuple[str, str]] = ()
+    results: Sequence[tuple[str, str, str]] = ()
     reason: str = ""
 
 
@@ -128,9 +128,9 @@ class RunTables(OwnFolder):
             rows[FILES].append((name, image.bytes, image.modified, "" if record.reason else len(record.results)))
             if record.reason:
                 rows[FAILURES].append((name, to_cell(record.reason)))
-            for index, (label, confidence) in enumerate(record.results):
+            for index, (label, confidence, spread) in enumerate(record.results):
                 later = () if prevalence is None else (round(posterior(float(confidence), prevalence), DECIMALS),)
-                rows[PREDICTIONS].append((name, index, label, confidence, *later))
+                rows[PREDICTIONS].append((name, index, label, confidence, spread, *later))
         try:
             self.progress.sizes |= self.append_rows(rows)
             self.progress.files += len(records)
@@ -151,7 +151,7 @@ class RunTables(OwnFolder):
                 separator = "[\n"
                 for row in read_table(self.folder / PREDICTIONS):
                     entry = {"file": row["file"], "index": int(row["index"]), "class": row["class"]}
-                    entry |= {key: float(row[key]) for key in ("confidence", "posterior") if key in row}
+                    entry |= {key: float(row[key]) for key in ("confidence", "view_spread", "posterior") if key in row}
                     file.write(f"{separator}  {json.dumps(entry)}")
                     separator = ",\n"
                 file.write("\n]\n" if separator != "[\n" else "[]\n")
@@ -189,17 +189,6 @@ class RunTables(OwnFolder):
                 if not record.reason:  # what failed is tried again
                     image = record.image
                     print(json.dumps([image.name, image.bytes, image.modified, record.results]), file=file)
-
-
-def read_table(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of one of a finished run's tables by column, with the names of files as they are on the disk.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open_own(path, "r") as table:
-        for row in csv.DictReader(table):
-            yield row | {"file": from_cell(row["file"])}
 
 
 class Known:
@@ -277,10 +266,10 @@ def _read_tables(folder: Path, progress: Progress) -> Iterator[Record]:
                 continue
             results = []
             for index in range(int(crops)):
-                file, number, name, confidence, *_ = next(predictions)
+                file, number, name, confidence, spread, *_ = next(predictions)
                 if (file, number) != (cell, str(index)):
                     raise _contradiction(folder, f"{PREDICTIONS} does not tell of {image.name}")
-                results.append((name, confidence))
+                results.append((name, confidence, spread))
             yield _checked(image, results)
     except (ValueError, StopIteration, csv.Error) as error:
         raise _contradiction(folder, "its tables do not agree with each other") from error
@@ -288,14 +277,16 @@ def _read_tables(folder: Path, progress: Progress) -> Iterator[Record]:
         raise _contradiction(folder, f"its tables do not have the rows that {RUN} counts")
 
 
-def _checked(image: Listed, results: Iterable[tuple[str, str]]) -> Record:
+def _checked(image: Listed, results: Iterable[tuple[str, str, str]]) -> Record:
     """A record of an image whose crops were predicted.
 
     Raises:
         ValueError: the results are none.
     """
-    checked = [(str(name), str(confidence)) for name, confidence in results]
-    if not checked or any(name not in CLASSES or not 0 <= float(confidence) <= 1 for name, confidence in checked):
+    checked = [(str(name), str(confidence), str(spread)) for name, confidence, spread in results]
+    if not checked or any(
+        name not in CLASSES or not all(0 <= float(x) <= 1 for x in numbers) for name, *numbers in checked
+    ):
         raise ValueError("no result")
     return Record(image, checked)
 

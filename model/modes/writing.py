@@ -4,7 +4,7 @@ import csv
 import fcntl
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -143,6 +143,17 @@ def to_cell(text: str) -> str:
 def from_cell(cell: str) -> str:
     """The text of a cell that `to_cell` made."""
     return cell[1:] if cell.startswith("'") else cell
+
+
+def read_table(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of one of a finished run's tables by column, texts and names of files as they are.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_own(path, "r") as table:
+        for row in csv.DictReader(table):
+            yield {column: from_cell(cell or "") for column, cell in row.items()}
 
 
 def unwritable(folder: Path, error: OSError) -> CaseError:

@@ -7,8 +7,12 @@
   const element = (id) => document.getElementById(id);
   const A_PAGE = 60;
   const uncertain = (crop) => Math.abs(crop.p - 0.5);
+  const several = Number(element("crops").dataset.views) > 1;
+  const things = element("crops").dataset.things;
+  const slide = element("slide");
   const orders = {
     uncertain: (a, b) => uncertain(a) - uncertain(b) || a.n - b.n,
+    spread: (a, b) => b.spread - a.spread || a.n - b.n,
     highest: (a, b) => b.p - a.p || a.n - b.n,
     lowest: (a, b) => a.p - b.p || a.n - b.n,
     name: (a, b) => a.n - b.n,
@@ -23,32 +27,53 @@
     return node;
   };
 
+  const show = (address, says) => {
+    const picture = make("img");
+    picture.alt = says;
+    picture.width = picture.height = 128;
+    picture.src = address;
+    return picture;
+  };
+
+  // Marks a figure on the picture of the slide.
+  const finder = (crop) => {
+    const button = make("button", "Show on the slide", "finder");
+    button.type = "button";
+    button.setAttribute("aria-label", "Show " + crop.name + " on the slide");
+    button.addEventListener("click", () => {
+      const marker = element("marker") || make("div", undefined, "marker");
+      marker.id = "marker";
+      marker.style.left = (100 * crop.at[0]) / Number(slide.dataset.across) + "%";
+      marker.style.top = (100 * crop.at[1]) / Number(slide.dataset.down) + "%";
+      slide.parentNode.append(marker);
+      element("marked").textContent = crop.name + " is marked.";
+      slide.scrollIntoView({ block: "center" });
+    });
+    return button;
+  };
+
   const card = (crop) => {
     const item = make("li", undefined, "is-" + crop.class);
-    const says = crop.class + ", P " + crop.p.toFixed(3);
-    if (crop.picture) {
-      const picture = make("img");
-      picture.alt = crop.name + ", crop " + crop.index + ": " + says;
-      picture.width = picture.height = 96;
-      picture.src = crop.picture;
-      item.append(picture);
-    } else {
-      item.append(make("div", "no picture", "missing"));
-    }
+    const number = "P\u00a0" + crop.p.toFixed(3);
+    const where = crop.name + ", " + crop.place;
+    if (crop.picture) item.append(show(crop.picture, where + ": " + crop.class + ", " + number));
+    else item.append(make("div", "no picture", "missing"));
+    if (crop.map) item.append(show(crop.map, "where the network looked, " + where));
     const answer = make("p");
-    answer.append(make("strong", crop.class, crop.class), " P " + crop.p.toFixed(3));
-    const name = make("p", crop.name, "name");
-    item.append(answer, name, make("p", "crop " + crop.index, "note"));
+    answer.append(make("strong", crop.class, crop.class), " " + number);
+    if (several) answer.append("\u00a0±\u00a0" + crop.spread.toFixed(3));
+    item.append(answer, make("p", crop.name, "name"), make("p", crop.place, "note"));
+    if (slide !== null) item.append(finder(crop));
     for (const warning of crop.warnings) item.append(make("p", "⚠ " + warning, "warning"));
     return item;
   };
 
-  const show = () => {
+  const turn = () => {
     const pages = Math.max(1, Math.ceil(chosen.length / A_PAGE));
     page = Math.min(Math.max(page, 0), pages - 1);
     element("crops").replaceChildren(...chosen.slice(page * A_PAGE, (page + 1) * A_PAGE).map(card));
     element("status").textContent =
-      chosen.length + " of " + crops.length + " crops, page " + (page + 1) + " of " + pages;
+      chosen.length + " of " + crops.length + " " + things + ", page " + (page + 1) + " of " + pages;
     element("previous").disabled = page === 0;
     element("next").disabled = page === pages - 1;
   };
@@ -65,12 +90,12 @@
         (!warned || crop.warnings.length > 0) && crop.name.toLowerCase().includes(text)
     ).sort(orders[element("order").value]);
     page = 0;
-    show();
+    turn();
   };
 
   for (const id of ["order", "class", "least", "most", "text", "warned"]) element(id).addEventListener("input", choose);
   element("controls").addEventListener("submit", (event) => event.preventDefault());
-  element("previous").addEventListener("click", () => { page -= 1; show(); });
-  element("next").addEventListener("click", () => { page += 1; show(); });
+  element("previous").addEventListener("click", () => { page -= 1; turn(); });
+  element("next").addEventListener("click", () => { page += 1; turn(); });
   choose();
 })();

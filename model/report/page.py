@@ -8,6 +8,7 @@ import base64
 import datetime
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ REPORT = "report.html"
 
 PICTURES = "report_pictures"
 """Folder of the pictures that do not fit into a page, beside it."""
+
+OURS = re.compile(r"[0-9]+(-map)?\.webp")
+"""What pictures in it are called; others are none of ours."""
 
 HERE = Path(__file__).parent
 
@@ -80,7 +84,7 @@ def clear_report(folder: Path) -> None:
         for file in (folder / REPORT, *folder.glob(f".{REPORT}.*")):  # the last of a process that was killed
             file.unlink(missing_ok=True)
         for file in pictures.glob("*.webp"):
-            if file.stem.isdecimal():
+            if OURS.fullmatch(file.name):
                 file.unlink()
     except OSError as error:
         raise ReportError(f"The report in {folder} cannot be removed ({error.strerror}); remove it.") from error

@@ -1,4 +1,4 @@
-"""Crops around points on a slide, read in child processes; and, run as a program, that child.
+"""Crops around points on a slide, and the slide in small, read in child processes; and, run as a program, that child.
 
 Slides are decoded by libraries in C, which believe much of what a file says: here a crash costs one crop and one
 sentence. Each thread that asks has a child of its own, which keeps the slide open.
@@ -14,6 +14,7 @@ import numpy as np
 
 from model.errors import CropError
 from model.images.child import Answer, Child, ChildDied, answer_questions, grant
+from model.slides.overview import draw
 from model.slides.pyramid import Pyramid
 
 if TYPE_CHECKING:  # the libraries that decode are the child's
@@ -90,6 +91,14 @@ class SlideReader:
         answer, crops = self._ask({"x": float(x), "y": float(y), "side": self.side})
         return Crop(crops[0], answer["padded"])
 
+    def overview(self, longest: int) -> np.ndarray:
+        """The whole slide in small, (H, W, 3) uint8 RGB, with at most `longest` pixels a side.
+
+        Raises:
+            CropError: no level of the slide is small enough to be read as a whole, or it cannot be decoded.
+        """
+        return self._ask({"longest": longest})[1][0]
+
     def _ask(self, question: dict[str, Any]) -> Answer:
         with self._lock:
             child = self._idle.pop() if self._idle else None
@@ -117,6 +126,8 @@ def _answer(question: dict[str, Any]) -> Answer:
     path = Path(question["path"])
     try:
         pixels, pyramid = _opened(path, question["mpp"])
+        if "longest" in question:
+            return {}, [draw(path, pixels, pyramid, question["longest"])]
         if "x" not in question:
             return vars(pyramid), []
         crop = cut(path, pixels, pyramid, (question["x"], question["y"], question["side"]))

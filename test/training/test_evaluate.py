@@ -110,6 +110,8 @@ def test_the_mode_for_folders_can_be_scored_against_a_manifest(
     main([str(tmp_path / "folder"), "--truth", str(data), "--output", str(tmp_path / "scored")])
     both = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("out", "scored")]
     assert both[0]["overall"] == both[1]["overall"] and both[1]["accepted"]
+    page = check_page(tmp_path / "scored" / "report.html")
+    assert f"{both[1]['overall']['roc_auc']['value']:.3f} (" in page.text and ".png, crop 1" in page.text
 
 
 def test_what_cannot_be_evaluated_is_a_sentence(data: Path, small_weights: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ TEXT, ATYPICAL, NORMAL = "#010101", "#020202", "#030303"
 COLOURS = {TEXT: "--text", ATYPICAL: "--atypical", NORMAL: "--normal"}
 
 STYLE = """<style>
-svg { --text: #1a202c; --atypical: #9b2c6f; --normal: #2b6cb0; }
-@media (prefers-color-scheme: dark) { svg { --text: #edf2f7; --atypical: #f18ac4; --normal: #7fb8f0; } }
+svg { --text: #1a202c; --atypical: #a84300; --normal: #0b5c94; }
+@media (prefers-color-scheme: dark) { svg { --text: #edf2f7; --atypical: #f79f5b; --normal: #6fbbf0; } }
 </style>"""
 
 SETTINGS: Any = {

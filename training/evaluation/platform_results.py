@@ -33,12 +33,14 @@ class Scored:
 
     Attributes:
         answers: of all crops of all cases without a problem.
+        names: of these crops: their case, and where in it they are.
         domains: of each of these crops.
         problems: sentences; for each of them the official evaluation refuses the submission.
         doubts: sentences on what it takes, but what is hardly meant.
     """
 
     answers: Answers
+    names: list[str]
     domains: list[str]
     problems: list[str]
     doubts: list[str]
@@ -160,7 +162,7 @@ def score(results: Mapping[str, Any], cases: Mapping[str, TruthCase], aliases: M
         ResultsError: no case is left to score.
     """
     problems: list[str] = []
-    truth, entries, domains = TruthCase(), [], []
+    truth, entries, names, domains = TruthCase(), [], [], []
     unscored = dict(cases)
     for name, found in results.items():
         known = aliases.get(name) or aliases.get(Path(name).stem)
@@ -174,6 +176,7 @@ def score(results: Mapping[str, Any], cases: Mapping[str, TruthCase], aliases: M
             problems.append(f"The result of {name} is refused: {problem}.")
         else:
             entries += found
+            names += [f"{name}, crop {number}" for number in range(1, len(found) + 1)]
             domains += case.domains
             truth.labels += case.labels
             truth.groups += case.groups
@@ -185,7 +188,7 @@ def score(results: Mapping[str, Any], cases: Mapping[str, TruthCase], aliases: M
     confidences = np.array([entry["confidence"] for entry in entries])
     groups = np.array(truth.groups) if all(truth.groups) else None
     answers = Answers(np.array(truth.labels), called, confidences, groups)
-    return Scored(answers, domains, problems, _doubts(answers))
+    return Scored(answers, names, domains, problems, _doubts(answers))
 
 
 def _doubts(answers: Answers) -> list[str]:

@@ -155,14 +155,14 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     predictor = Predictor(small_weights, "cpu")
     monkeypatch.setattr(folder_module, "CROPS_PER_BLOCK", 2)
     classify_folder(predictor, tmp_path / "in", tmp_path / "whole")
-    predict, calls = Predictor.predict_fields, iter(range(100))
+    predict, calls = Predictor.predict_with_spread, iter(range(100))
 
     def stop_in_the_third_block(self: Predictor, *arguments: object) -> np.ndarray:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return predict(self, *arguments)
 
-    monkeypatch.setattr(Predictor, "predict_fields", stop_in_the_third_block)
+    monkeypatch.setattr(Predictor, "predict_with_spread", stop_in_the_third_block)
     with pytest.raises(KeyboardInterrupt):
         classify_folder(predictor, tmp_path / "in", tmp_path / "out")
     before = len(rows_of(tmp_path / "out" / "predictions.csv"))

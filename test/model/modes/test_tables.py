@@ -52,13 +52,13 @@ def tables(folder: Path) -> dict[str, list[list[str]]]:
 
 def count_predictions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
-    predict = Predictor.predict_fields
+    predict = Predictor.predict_with_spread
 
-    def counted(self: Predictor, fields: object, *rest: object) -> np.ndarray:
+    def counted(self: Predictor, fields: object, *rest: object) -> tuple[np.ndarray, np.ndarray]:
         counts.append(len(fields))
         return predict(self, fields, *rest)
 
-    monkeypatch.setattr(Predictor, "predict_fields", counted)
+    monkeypatch.setattr(Predictor, "predict_with_spread", counted)
     return counts
 
 

@@ -19,7 +19,7 @@ from model.modes.folder import classify_folder
 from model.modes.listing import Listed
 from model.modes.tables import Record, RunTables
 from model.predictor import Predictor
-from model.report import predictions
+from model.report import gallery
 from model.report.page import REPORT, ReportError, clear_report
 from model.report.predictions import report_folder
 
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Pat
     )
     cv2.imwrite(str(source / "blank.png"), np.full((128, 128, 3), 240, np.uint8))
     (source / "broken<b>.png").write_bytes(b"no picture")
-    predictor = Predictor(small_weights, "cpu", "none")
+    predictor = Predictor(small_weights, "cpu", "d4")
     classify_folder(predictor, source, root / "out")
     assert report_folder(source, root / "out", None, predictor) == root / "out" / REPORT
     return root / "out"
@@ -70,7 +70,8 @@ def test_the_page_says_what_the_tables_say(folder: Path) -> None:
     assert len(shown) == len(rows) == 22
     for crop in shown:
         row = rows[crop["n"]]
-        assert (crop["name"], crop["index"] - 1) == (row["file"], int(row["index"]))
+        assert (crop["name"], crop["place"]) == (row["file"], f"crop {int(row['index']) + 1}")
+        assert crop["spread"] == float(row["view_spread"])
         assert (crop["class"], crop["p"]) == (row["class"], float(row["confidence"]))
         assert crop["picture"].startswith("data:image/webp;base64,")
     certainty = [abs(crop["p"] - 0.5) for crop in shown]
@@ -120,7 +121,7 @@ def test_pictures_that_do_not_fit_lie_beside_the_page(
     report_folder(tmp_path / "in", target, None, predictor)
     shown = crops_of(check_page(target / REPORT))
     assert sorted(crop["picture"] for crop in shown) == [f"report_pictures/{number}.webp" for number in range(5)]
-    assert all(cv2.imread(str(target / crop["picture"])).shape == (96, 96, 3) for crop in shown)
+    assert all(cv2.imread(str(target / crop["picture"])).shape == (128, 128, 3) for crop in shown)
     assert classify_folder(predictor, tmp_path / "in", target).crops == 5
     monkeypatch.undo()
     report_folder(tmp_path / "in", target, None, predictor)
@@ -137,7 +138,7 @@ def test_a_page_has_an_end(folder: Path, small_weights: Path, monkeypatch: pytes
     every = crops_of(check_page(folder / REPORT))
     predictor = Predictor(small_weights, "cpu", "none")
     try:
-        monkeypatch.setattr(predictions, "LARGEST_GALLERY", 12_000)
+        monkeypatch.setattr(gallery, "LARGEST_GALLERY", 12_000)
         report_folder(folder.parent / "in", folder, None, predictor)
         page = check_page(folder / REPORT)
         shown = crops_of(page)
@@ -205,10 +206,15 @@ def test_in_a_browser_the_gallery_sorts_and_filters(folder: Path) -> None:
 
         def shown() -> list[float]:
             texts = page.locator("#crops li p:first-of-type").all_inner_texts()
-            return [float(text.split(" P ")[1]) for text in texts]
+            return [float(text.split("P\u00a0")[1].split("\u00a0±")[0]) for text in texts]
 
         first = shown()
         assert first == sorted(first, key=lambda p: round(abs(p - 0.5), 3)) and first != sorted(first)
+        page.select_option("#order", "spread")
+        spreads = [
+            float(text.split("±\u00a0")[1]) for text in page.locator("#crops li p:first-of-type").all_inner_texts()
+        ]
+        assert spreads == sorted(spreads, reverse=True) and spreads[0] > spreads[-1]
         page.select_option("#order", "lowest")
         assert shown() == sorted(first)
         page.select_option("#order", "highest")
@@ -269,7 +275,7 @@ def test_ten_thousand_crops_open_in_three_seconds(tmp_path: Path, crops: list[np
             stack = np.stack([crops[i % 5][i : i + 64, :64] for i in range(50)] * 2)
             tifffile.imwrite(source / name, stack, photometric="rgb")
             ps = random.random(100)
-            results = [("atypical" if p >= 0.5 else "normal", f"{p:.6f}") for p in ps.round(6)]
+            results = [("atypical" if p >= 0.5 else "normal", f"{p:.6f}", "0.0100") for p in ps.round(6)]
             tables.append([Record(Listed(name, 1, 1), results)])
         tables.finish()
     report_folder(source, tmp_path / "out", None, Predictor(small_weights, "cpu", "none"))
