@@ -231,9 +231,11 @@ def test_what_may_be_shared_is_pushed_in_the_end(
 
 def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:
     for name in ("slides_2", ""):
-        with pytest.raises(SystemExit, match=f"no fit '{name}'; there are: slides_0, slides_1, final"):
+        with pytest.raises(SystemExit, match=f"no fit '{name}'; there are: final, slides_0, slides_1"):
             main(["compact", *recipe(data, tmp_path / "only"), "--only", name])
     with pytest.raises(SystemExit, match=r"manifest\.csv cannot be read .*; give a folder of crops"):
         main(["compact", *recipe(tmp_path / "nowhere", tmp_path)])
+    with pytest.raises(SystemExit, match="--jobs is 0; give the number of fits"):
+        main(["compact", *recipe(data, tmp_path / "none"), "--jobs", "0"])
     with pytest.raises(SystemExit, match="There is no recipe"):
         main(["unheard_of"])
