@@ -110,6 +110,8 @@ class AugmentationConfig:
         noise: largest standard deviation of Gaussian noise, grey levels of 255; half of the crops get noise.
         jpeg: lowest JPEG quality (1 to 100); half of the crops are compressed; 0 compresses none.
         downscale: largest loss of resolution, as a factor (2: down to half and back up); a quarter of the crops.
+        margin: largest width of a black margin, as crops of figures at an image's edge have, pixels of the crop; a
+            quarter of the crops get one on one side.
         mixup: concentration of the Beta distribution that shares of two crops and their targets are drawn from.
         cutmix: the same for the share of the area that another crop's rectangle covers.
         mixed: probability of mixing a crop; with both kinds on, each has half of it.
@@ -133,6 +135,7 @@ class AugmentationConfig:
     noise: float = 8.0
     jpeg: int = 40
     downscale: float = 0.0
+    margin: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     mixed: float = 0.5

@@ -126,6 +126,7 @@ RANGES: dict[str, Whole | Number | Numbers | OneOf | Line] = {
     "augmentation.noise": Number(0, 255),
     "augmentation.jpeg": Whole(0, 100),
     "augmentation.downscale": Number(0, 16),
+    "augmentation.margin": Number(0, 64),
     "augmentation.mixup": Number(0, 1e3),
     "augmentation.cutmix": Number(0, 1e3),
     "augmentation.mixed": SHARE,

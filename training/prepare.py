@@ -38,6 +38,7 @@ from training.data.manifest import COLUMNS, MANIFEST, PHASES, write_manifest
 from training.data.own_set import ROLES, OwnSet, own_spellings, parse_columns, read_own_set
 from training.data.published_sets import SETS
 from training.data.sample import DataError, Sample
+from training.data.selection import Selection
 from training.data.text import NAMED, aligned, listing
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ SAME_PIXELS = "same pixels as another crop"
 OTHER_LABEL = "same pixels, but another label"
 DOUBTFUL = "label contradicted"
 UNLISTED = "not in the set's table"
+UNWANTED = "not among those to use"
 
 Found = tuple[str, Sample]
 """A crop and the name of the set that it was found in, which several sources' slides may be in."""
@@ -77,7 +79,7 @@ def prepare(
     folders: dict[str, Path],
     own: OwnSet | None = None,
     size: int = 128,
-    show_progress: bool = False,
+    only: Selection | None = None,
 ) -> Prepared:
     """Writes `manifest.csv` about the crops of several data sets, or nothing if one of them cannot be used.
 
@@ -86,21 +88,26 @@ def prepare(
         folders: where the sets are, by their keys in `training.data.published_sets.SETS`.
         own: a set of the user's own.
         size: height and width that every crop must have, in pixels.
-        show_progress: show a bar on stderr while crops are read.
+        only: the crops to use of published sets; all of them without.
 
     Raises:
         DataError: a set is not laid out as published, or as the user says; a crop is missing, unreadable or of another
-            size, or the manifest cannot be written.
+            size, or not there though `only` lists it; or the manifest cannot be written.
     """
     target = target.resolve()
     _check_target(target)
     sets = [(name, read(folders[key].resolve())) for key, (name, read) in SETS.items() if key in folders]
+    removed: Counter[tuple[str, str]] = Counter()
+    if only:
+        only.check_sets([name for name, _ in sets])
+        for name, data in sets:
+            every, data.samples = data.samples, only.of(name, data.samples)
+            removed[name, UNWANTED] = len(every) - len(data.samples)
     if own:
         if own.name.strip().lower() in ("", *(name.lower() for name, _ in SETS.values())):
             raise DataError(f"The --name '{own.name}' is empty or a published set's; give another for your own.")
         sets.append((own.name, read_own_set(replace(own, images=own.images.resolve()))))
     found: list[Found] = []
-    removed: Counter[tuple[str, str]] = Counter()
     for name, data in sets:
         found += [(name, sample) for sample in data.samples]
         removed[name, DOUBTFUL] = len(data.doubtful)
@@ -108,7 +115,7 @@ def prepare(
         _warn(f"crops of {name} are left out, their label being contradicted", data.doubtful)
         _warn(f"images of {name} are left out, {data.table or 'no class folder'} not naming them", data.unlisted)
     found = drop_shared_slides(found, removed)
-    found = drop_same_pixels(found, size, removed, show_progress)
+    found = drop_same_pixels(found, size, removed)
     left = sum(name == "AtNorM-MD" for name, _ in found)
     if left and any(sample.group.startswith("MIDOG/") for _, sample in found):
         logger.warning(
@@ -135,9 +142,7 @@ def drop_shared_slides(found: Sequence[Found], removed: Counter[tuple[str, str]]
     return kept
 
 
-def drop_same_pixels(
-    found: Sequence[Found], size: int, removed: Counter[tuple[str, str]], show_progress: bool = False
-) -> list[Found]:
+def drop_same_pixels(found: Sequence[Found], size: int, removed: Counter[tuple[str, str]]) -> list[Found]:
     """Leaves out crops that show what another one shows, as `find_duplicates` says, and counts them in `removed`.
 
     Memory holds one crop at a time and 16 bytes of each.
@@ -147,7 +152,7 @@ def drop_same_pixels(
     """
     digests: list[bytes] = []
     bad: list[str] = []
-    for _, sample in tqdm(found, desc="Reading crops", unit=" crops", disable=not show_progress):
+    for _, sample in tqdm(found, desc="Reading crops", unit=" crops", disable=not sys.stderr.isatty()):
         try:
             digests.append(pixels_digest(read_crop(sample.path, size)))
         except CropError as error:
@@ -230,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help=f"folder for {MANIFEST}")
     for key, (name, _) in SETS.items():
         parser.add_argument(f"--{key.replace('_', '-')}", type=Path, metavar="DIR", help=f"folder of {name}")
+    parser.add_argument("--only", type=Path, metavar="CSV", help="table set,file of the published crops to use")
     own = parser.add_argument_group("a set of one's own")
     own.add_argument("--images", type=Path, metavar="DIR", help="folder of the crops")
     own.add_argument("--labels", type=Path, metavar="CSV", help="table of the crops")
@@ -256,12 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("give the folder of at least one data set")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        only = None if parsed.only is None else Selection(parsed.only)
         own_set = None
         if parsed.images is not None:
             columns = parse_columns(parsed.columns) if parsed.columns else {}
             spellings = own_spellings(parsed.atypical, parsed.normal)
             own_set = OwnSet(parsed.images, parsed.labels, columns, spellings, parsed.name)
-        prepared = prepare(parsed.out, folders, own_set, parsed.size, show_progress=sys.stderr.isatty())
+        prepared = prepare(parsed.out, folders, own_set, parsed.size, only)
     except UserError as error:
         sys.exit(one_line(error))
     print(summary(prepared))

@@ -41,6 +41,7 @@ from training.network.classifier import network_of, preprocessing_of
 from training.network.cost import describe
 from training.push import push
 from training.run_folder import LOG, open_run
+from training.side_by_side import fit_side_by_side
 from training.weights import Adapter, Stored, merge_checked, save_checked, weights_config
 
 logger = logging.getLogger(__name__)
@@ -109,13 +110,41 @@ def train_only(config: Config, name: str, replace: bool = False) -> None:
     """
     with open_run(config, replace) as run:
         fits = {fit.name: fit for split in run.splits for fit in split.all_fits}
-        final = [] if config.ensemble else [FINAL]
+        if name not in (names := fit_names(run)):
+            raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join(names)}.")
         if name in fits:
             hold_out(run, fits[name])
-        elif name in final:
-            fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL))
         else:
-            raise ConfigError(f"The recipe has no fit '{name}'; there are: {', '.join([*fits, *final])}.")
+            fit_network(run, run.crops, FINAL, fit_seed(config.seed, FINAL))
+
+
+def fit_names(run: Run) -> list[str]:
+    """The fits of a run, the one to all crops, which takes longest, first."""
+    held_out = [fit.name for split in run.splits for fit in split.all_fits]
+    return held_out if run.config.ensemble else [FINAL, *held_out]
+
+
+def train_side_by_side(config: Config, command: Sequence[str], jobs: int, replace: bool = False) -> None:
+    """`train`, but several fits at a time, each in a process of its own (`training.side_by_side`).
+
+    Args:
+        config: the recipe.
+        command: what `train_only` is reached by, without `--only`.
+        jobs: how many fits at a time.
+        replace: as for `train`.
+
+    Raises:
+        UserError: with a sentence for the user.
+    """
+    if jobs < 1:
+        raise ConfigError(f"--jobs is {jobs}; give the number of fits to run at a time.")
+    if jobs > 1:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(f"--jobs {jobs} runs fits side by side, PROCESSES one fit in several; give one of them.")
+        with open_run(config, replace) as run:
+            fits = fit_names(run)
+        fit_side_by_side(command, fits, jobs)
+    train(config, replace)
 
 
 def _show_data(run: Run) -> None:
@@ -237,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", help=f"one of {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
     parser.add_argument("--only", metavar="FIT", help="run one fit, such as slides_0 or final, beside others; and stop")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="fits to run side by side (default: 1)")
     parser.add_argument("--smoke", action="store_true", help="dry run: everything once, on a few crops, and stop")
     parser.add_argument("--replace", action="store_true", help="replace the weights that another run left in output")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="push the weights, or the adapter alone")
@@ -256,7 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config = load_config(path, parsed.overrides)
             if parsed.push_to_hub:
                 parse_address(f"hf:{parsed.push_to_hub}")  # refused before anything is fitted
-            train(config, parsed.replace)
+            replace = ["--replace"] if parsed.replace else []
+            command = [sys.executable, "-m", "training.train", parsed.recipe, *parsed.overrides, *replace]
+            train_side_by_side(config, command, parsed.jobs, parsed.replace)
             if parsed.push_to_hub and int(os.environ.get("RANK", "0")) == 0:
                 output = Path(config.output)
                 adapter = output.with_name(f"{output.name}-adapter")

@@ -3,11 +3,13 @@
 python -m training.trial NAME compact data.root=DIR data.split=sources augmentation.mixup=0.4    # adds a row
 python -m training.trial --compare BASELINE NAME                    # what the change did, with an interval
 
-A trial cross-validates and fits nothing else. The table is `training/trials.csv`; predictions stay in `runs/trials/`.
+A trial cross-validates and fits nothing else, so its operating point is from the other folds' predictions. The table
+is `training/trials.csv`; predictions stay in `runs/trials/`.
 """
 
 import argparse
 import csv
+import dataclasses
 import logging
 import sys
 import time
@@ -52,7 +54,8 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     config = load_config(CONFIGS / f"{recipe}.yaml", ["data.shift_split=''", *overrides, f"run={RUNS / name}"])
     start = time.perf_counter()
     with open_run(config) as run:
-        table = cross_validate(run, run.splits[0], config.ensemble)
+        split = dataclasses.replace(run.splits[0], calibrating=[])  # trials are compared with trials: half as many fits
+        table = cross_validate(run, split, config.ensemble)
     metrics = report_table(table, config.seed)
     overall, shifted = metrics["overall"], metrics["shifted"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]

@@ -192,6 +192,51 @@ def test_the_command_prints_counts_and_ends_with_one_sentence(
     assert stop.value.code == 2 and "at least one data set" in capsys.readouterr().err
 
 
+def test_only_the_crops_that_a_table_lists_are_used(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "only.csv"
+    rows = [
+        "AMi-Br;MIDOG21_6.png;",
+        "AtNorM-MD;188;canine lymphoma",
+        "atnorm-md;189.png;canine lymphoma",
+        "AtNorM-MD;190;",
+    ]
+    write_table(table, "set;file;domain", *rows)
+    arguments = [str(tmp_path / "out"), "--only", str(table), "--amibr", str(folders["amibr"])]
+    main([*arguments, "--atnorm-md", str(folders["atnorm_md"])])
+    assert facts(read_manifest(tmp_path / "out")) == [
+        ("MIDOG21_6.png", 0, "Hamamatsu XR", "MIDOG/002", 1),
+        ("188.png", 1, "canine lymphoma", "AtNorM-MD/0188-0189", 0.6),
+        ("189.png", 0, "canine lymphoma", "AtNorM-MD/0188-0189", 1),
+        ("190.png", 1, "AtNorM-MD", "AtNorM-MD/0190-0190", 1),
+    ]
+    assert "AMi-Br not among those to use 3" in " ".join(capsys.readouterr().out.split())
+    for content, message in (
+        (["set;file", "AMi-Br;MIDOG21_6", "Lab;1"], "only.csv lists crops of 'lab', a set that was not given"),
+        (
+            ["set;file", "AMi-Br;MIDOG21_6", "AMi-Br;x", "AMi-Br;y"],
+            "lists the crop x and 1 more of AMi-Br, which canno",
+        ),
+        (["file", "MIDOG21_6"], "only.csv has no column set; it needs set,file and may have domain"),
+        (["set;file", "AMi-Br;"], "line 2: the cell of the column file is empty"),
+    ):
+        write_table(table, *content)
+        with pytest.raises(SystemExit, match=message):
+            main(arguments)
+
+
+@pytest.mark.slow
+def test_the_recipe_s_own_table_lists_its_data(tmp_path: Path) -> None:
+    """The crops that the default weights are made of, by the command in docs/data.md."""
+    only = str(REPOSITORY / "training" / "configs" / "compact.csv")
+    sets = ["--amibr", str(shared("amibr")), "--atnorm-md", str(shared("atnorm_md"))]
+    main([str(tmp_path), "--only", only, *sets])
+    samples = read_manifest(tmp_path)
+    assert Counter(sample.source for sample in samples) == {"MIDOG21": 1292, "TUPAC16": 1602, "AtNorM-MD": 1513}
+    assert sum(sample.label for sample in samples) == 776 and len({sample.group for sample in samples}) == 166
+
+
 def test_a_set_of_one_s_own_is_combined_with_published_ones(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

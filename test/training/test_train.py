@@ -204,10 +204,14 @@ def test_the_model_card_is_of_the_data_that_was_trained_on(data: Path, tmp_path:
         *(Sample(Path(f"{i}.png"), 0, "canine lymphoma, scanner", "s2", "Lab") for i in range(3)),
     ]
     figures = {"value": 0.9, "interval_95": [0.8, 1.0]}
-    domain = {"crops": 4} | dict.fromkeys(("roc_auc", "balanced_accuracy", "sensitivity", "specificity"), 0.9)
+    names = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity")
+    domain = {"crops": 4, "slides": 2} | dict.fromkeys(names, 0.9)
+    held_out = dict.fromkeys(("overall", "shifted"), dict.fromkeys(names, figures))
     metrics = {
         **{"crops": 4, "atypical": 1, "slides": 2, "overall": {"roc_auc": figures}, "reliability": []},
-        **{"domains": {"x": domain}, "shifted": {"roc_auc": figures, "balanced_accuracy": figures}},
+        "domains": {"x": domain, "y": domain | {"interval_95": {name: [0.71, 0.93] for name in names}}},
+        "held_out_sources": held_out | {"domains": {"x": domain | {"sensitivity": 0.65}}},
+        **{"shifted": {"roc_auc": figures, "balanced_accuracy": figures}},
         **{"expected_calibration_error": 0.1, "roc_auc_within_folds": [0.91, None], "calibrated_on": "other folds"},
         "logit_spread": {"ratio": 1.5},
     }
@@ -219,6 +223,8 @@ def test_the_model_card_is_of_the_data_that_was_trained_on(data: Path, tmp_path:
     assert "default`, so crops that those weights were trained on" in model_card(
         config, metrics, Calibration(), samples
     )
+    assert "| x | 4 | 2 | 0.900 | one slide | 0.900 | one slide | 0.900 | 0.900 | | y | 4 | 2 | 0.900 | 0.710" in card
+    assert "with its data set held out" in card and "| one slide | 0.650 | 0.900 |" in card
     assert "0.910, not known" in card and "spread 1.50 times as far" in card
 
 
@@ -238,9 +244,11 @@ def test_what_may_be_shared_is_pushed_in_the_end(
 
 def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:
     for name in ("slides_2", ""):
-        with pytest.raises(SystemExit, match=f"no fit '{name}'; there are: slides_0, slides_1, final"):
+        with pytest.raises(SystemExit, match=f"no fit '{name}'; there are: final, slides_0, slides_1"):
             main(["compact", *recipe(data, tmp_path / "only"), "--only", name])
     with pytest.raises(SystemExit, match=r"manifest\.csv cannot be read .*; give a folder of crops"):
         main(["compact", *recipe(tmp_path / "nowhere", tmp_path)])
+    with pytest.raises(SystemExit, match="--jobs is 0; give the number of fits"):
+        main(["compact", *recipe(data, tmp_path / "none"), "--jobs", "0"])
     with pytest.raises(SystemExit, match="There is no recipe"):
         main(["unheard_of"])

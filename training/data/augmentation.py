@@ -1,8 +1,9 @@
 """Random changes to training crops: what scanners, stains and the microscopist's hand change without changing the cell.
 
-In two halves. `degrade` does what acquisition does (resolution, blur, sharpening, noise, JPEG), crop by crop in the
-data loader's processes, at the crop's own pixels. `augment` does stain, colour and geometry for a whole batch on the
-training device, where field of view, resizing and every movement are one resampling: pixels are interpolated once.
+In two halves. `degrade` does what acquisition does (resolution, blur, sharpening, noise, JPEG, an image's edge), crop
+by crop in the data loader's processes, at the crop's own pixels. `augment` does stain, colour and geometry for a whole
+batch on the training device, where field of view, resizing and every movement are one resampling: pixels are
+interpolated once.
 """
 
 import math
@@ -103,6 +104,9 @@ def degrade(crop: np.ndarray, random: np.random.Generator, config: AugmentationC
         quality = int(random.integers(config.jpeg, 101))
         _, encoded = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         crop = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1]
+    if config.margin > 0 and random.random() < 0.25:
+        crop = crop.copy()
+        np.rot90(crop, int(random.integers(4)))[: round(random.uniform(0, config.margin))] = 0
     return np.ascontiguousarray(crop)
 
 

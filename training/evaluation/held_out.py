@@ -8,8 +8,9 @@ predicted by a network that saw neither them nor the fold's held-out crops. On t
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -45,6 +46,15 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def subset(self, inside: np.ndarray) -> Self:
+        """Those of some crops, without what to calibrate on.
+
+        Args:
+            inside: (N,) bool, true for those to take.
+        """
+        kept = {f.name: getattr(self, f.name)[inside] for f in fields(self) if f.name != "calibrating"}
+        return replace(self, **kept, calibrating=None)
 
 
 def table_path(run: Path, split: str) -> Path:

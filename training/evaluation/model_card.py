@@ -46,10 +46,8 @@ Expected calibration error at equal prevalence: {ece:.3f}; bin by bin:
 |---|---|---|
 {reliability}
 
-By domain:
+By domain, with intervals over its own slides:
 
-| domain | crops | ROC AUC | balanced accuracy | sensitivity | specificity |
-|---|---|---|---|---|---|
 {domains}
 
 {proxies}
@@ -69,7 +67,7 @@ held out is from crops of the others, by networks that did not see it either.
 
 The synthetic shift changes stain, colour, sharpness, noise and compression further than training does
 (`training/data/shift.py`). It is no substitute for slides of another laboratory.
-"""
+{held_out}"""
 
 
 def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration, samples: Sequence[Sample]) -> str:
@@ -85,11 +83,6 @@ def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration
     overall = "\n".join(
         f"| {name.replace('_', ' ').replace('roc auc', 'ROC AUC')} | {entry['value']:.3f} | {_interval(entry)} |"
         for name, entry in metrics["overall"].items()
-    )
-    columns = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity")
-    domains = "\n".join(
-        f"| {domain} | {entry['crops']} | " + " | ".join(f"{entry[column]:.3f}" for column in columns) + " |"
-        for domain, entry in metrics["domains"].items()
     )
     reliability = "\n".join(
         f"| {row['crops']} | {row['predicted']:.2f} | {row['observed']:.2f} |" for row in metrics["reliability"]
@@ -121,7 +114,7 @@ def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration
         overall=overall,
         ece=metrics["expected_calibration_error"],
         reliability=reliability,
-        domains=domains,
+        domains=_domains(metrics),
         proxies=_proxies(metrics),
     )
 
@@ -174,6 +167,23 @@ def _spread(metrics: dict[str, Any]) -> str:
     return f" Its logits spread {ratio:.2f} times as far as those of the networks measured."
 
 
+def _domains(metrics: dict[str, Any]) -> str:
+    """A table with a row for each domain."""
+    rows = [
+        "| domain | crops | slides | ROC AUC | 95 % interval | balanced accuracy | 95 % interval | sensitivity "
+        "| specificity |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for domain, entry in metrics["domains"].items():
+        cells = [domain, str(entry["crops"]), str(entry["slides"])]
+        for name in ("roc_auc", "balanced_accuracy"):
+            ends = entry.get("interval_95", {}).get(name)
+            cells += [f"{entry[name]:.3f}", f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "one slide"]
+        cells += [f"{entry[name]:.3f}" for name in ("sensitivity", "specificity")]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _proxies(metrics: dict[str, Any]) -> str:
     sources = {"held-out slides under a synthetic shift": metrics["shifted"]}
     for split in ("sources", "domains"):
@@ -181,12 +191,18 @@ def _proxies(metrics: dict[str, Any]) -> str:
             what = "data set" if split == "sources" else "domain"
             sources[f"a whole {what} held out"] = metrics[f"held_out_{split}"]["overall"]
             sources[f"a whole {what} held out, under the shift"] = metrics[f"held_out_{split}"]["shifted"]
+    held_out = "".join(
+        f"\nBy domain, with {'its data set' if split == 'sources' else 'the domain'} held out:\n\n"
+        f"{_domains(metrics[f'held_out_{split}'])}\n"
+        for split in ("sources", "domains")
+        if f"held_out_{split}" in metrics
+    )
     rows = []
     for name, figures in sources.items():
         entries = [figures[key] for key in ("roc_auc", "balanced_accuracy")]
         cells = [f"{entry['value']:.3f} | {_interval(entry)}" for entry in entries]
         rows.append(" | ".join([f"| {name}", *cells]) + " |")
-    return PROXIES.format(rows="\n".join(rows))
+    return PROXIES.format(rows="\n".join(rows), held_out=held_out)
 
 
 def _interval(entry: dict[str, Any]) -> str:

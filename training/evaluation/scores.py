@@ -96,9 +96,9 @@ def resamplings(samples: Predictions, seed: int) -> Iterator[np.ndarray]:
 
 
 def report(samples: Predictions, probabilities: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """All figures: overall with 95 % intervals, and for each domain.
+    """All figures, overall and for each domain, with 95 % intervals.
 
-    The intervals are percentiles over resampled slides.
+    The intervals are percentiles over resampled slides, those of a domain over its own; a domain of one slide has none.
 
     Args:
         samples: N; their logits do not count.
@@ -106,28 +106,34 @@ def report(samples: Predictions, probabilities: np.ndarray, seed: int = 0) -> di
         seed: of the resampling.
     """
     labels, domains = samples.labels, samples.domains
-    overall = scores(labels, probabilities)
-    resampled = [list(scores(labels[chosen], probabilities[chosen]).values()) for chosen in resamplings(samples, seed)]
-    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
-    by_domain = {}
+    values, intervals = scores(labels, probabilities), _intervals(samples, probabilities, seed)
+    by_domain: dict[str, dict[str, Any]] = {}
     for domain in np.unique(domains):
         inside = domains == domain
         if 0 < labels[inside].sum() < inside.sum():
             figures = {name: round(value, 4) for name, value in scores(labels[inside], probabilities[inside]).items()}
-            by_domain[str(domain)] = {"crops": int(inside.sum())} | figures
+            slides = len({*samples.groups[inside].tolist()})
+            by_domain[str(domain)] = {"crops": int(inside.sum()), "slides": slides} | figures
+            if slides > 1:
+                own = _intervals(samples.subset(inside), probabilities[inside], seed)
+                by_domain[str(domain)]["interval_95"] = own
     return {
         "crops": len(labels),
         "atypical": int(labels.sum()),
         "slides": len(np.unique(samples.groups)),
-        "overall": {
-            name: {"value": round(value, 4), "interval_95": [round(float(low[i]), 4), round(float(high[i]), 4)]}
-            for i, (name, value) in enumerate(overall.items())
-        },
+        "overall": {name: {"value": round(value, 4), "interval_95": intervals[name]} for name, value in values.items()},
         "roc_auc_within_folds": _within_folds(samples, probabilities),
         "expected_calibration_error": round(expected_calibration_error(labels, probabilities), 4),
         "reliability": reliability(labels, probabilities),
         "domains": by_domain,
     }
+
+
+def _intervals(samples: Predictions, probabilities: np.ndarray, seed: int) -> dict[str, list[float]]:
+    """95 % intervals of `scores` over resampled slides: name to lower and upper end."""
+    drawn = [scores(samples.labels[chosen], probabilities[chosen]) for chosen in resamplings(samples, seed)]
+    ends = {name: np.percentile([values[name] for values in drawn], [2.5, 97.5]) for name in drawn[0]}
+    return {name: [round(float(low), 4), round(float(high), 4)] for name, (low, high) in ends.items()}
 
 
 def _within_folds(samples: Predictions, probabilities: np.ndarray) -> list[float | None]:

@@ -72,7 +72,14 @@ def test_gamma_brightness_contrast_and_grey_do_what_they_say() -> None:
 
 
 def test_each_degradation_changes_the_crop_and_keeps_its_kind(crops: list[np.ndarray]) -> None:
-    for name, value in {"downscale": 3.0, "blur": 3.0, "sharpen": 2.0, "noise": 20.0, "jpeg": 10}.items():
+    for name, value in {
+        "downscale": 3.0,
+        "blur": 3.0,
+        "sharpen": 2.0,
+        "noise": 20.0,
+        "jpeg": 10,
+        "margin": 60.0,
+    }.items():
         config = replace(NOTHING, **{name: value})
         random = np.random.default_rng(0)
         degraded = [degrade(crops[0], random, config) for _ in range(40)]
@@ -80,6 +87,21 @@ def test_each_degradation_changes_the_crop_and_keeps_its_kind(crops: list[np.nda
         altered = sum(not np.array_equal(crop, crops[0]) for crop in degraded)
         assert 4 <= altered <= 36, name
     assert np.array_equal(degrade(crops[0], np.random.default_rng(0), NOTHING), crops[0])
+
+
+def test_a_margin_is_black_on_one_side_and_leaves_the_rest_and_the_crop_in_memory_alone() -> None:
+    crop = np.full((128, 128, 3), 200, np.uint8)
+    sides = set()
+    for seed in range(200):
+        degraded = degrade(crop, np.random.default_rng(seed), replace(NOTHING, margin=60.0))
+        black = (degraded == 0).all(axis=2)
+        assert set(np.unique(degraded)) <= {0, 200}
+        assert black.sum() <= 60 * 128
+        assert black.sum() in (128 * black.all(axis=0).sum(), 128 * black.all(axis=1).sum())
+        if black.any():
+            sides.add((bool(black[0].all()), bool(black[-1].all()), bool(black[:, 0].all()), bool(black[:, -1].all())))
+    assert len(sides) == 4 and all(sum(side) == 1 for side in sides)
+    assert (crop == 200).all()
 
 
 def test_the_default_augmentation_stays_in_range_and_differs_from_crop_to_crop(crops: list[np.ndarray]) -> None:

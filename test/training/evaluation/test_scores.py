@@ -50,7 +50,20 @@ def test_intervals_are_over_slides() -> None:
     for name, entry in once["overall"].items():
         assert entry == many["overall"][name]
         assert entry["interval_95"][0] < entry["value"] < entry["interval_95"][1]
-    assert set(once["domains"]) == {"a", "b"} and once["domains"]["a"]["crops"] == 60
+    assert set(once["domains"]) == {"a", "b"}
+    for domain, figures in once["domains"].items():
+        assert (figures["crops"], figures["slides"]) == (60, 20)
+        for name, (low, high) in figures["interval_95"].items():
+            assert low < figures[name] < high and [low, high] == many["domains"][domain]["interval_95"][name]
+            width = np.subtract(*once["overall"][name]["interval_95"][::-1])
+            assert high - low > width, "half of the slides tell less"
+
+
+def test_a_domain_of_one_slide_has_no_interval() -> None:
+    labels, probabilities = np.tile([0, 1], 6), np.linspace(0.1, 0.9, 12)
+    groups, domains = np.array(["s"] * 6 + ["t"] * 3 + ["u"] * 3), np.array(["a"] * 6 + ["b"] * 6)
+    found = report(Predictions(labels, probabilities, probabilities, labels, groups, domains), probabilities)
+    assert "interval_95" not in found["domains"]["a"] and "interval_95" in found["domains"]["b"]
 
 
 def test_crops_of_one_class_are_refused_instead_of_resampled_for_ever() -> None:

@@ -82,6 +82,29 @@ def test_pointwise_convolutions_can_be_adapted() -> None:
         torch.testing.assert_close(merge_adapters(classifier)(images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapted_convolution_in_one_step_is_that_of_peft(rslora: bool) -> None:
+    """The same logits, and the same gradients of all that is trained."""
+    torch.manual_seed(0)
+    classifier = MitosisClassifier("tf_efficientnet_lite2")
+    add_adapters(classifier, AdapterConfig(8, dropout=0, targets=["pointwise"], rslora=rslora, others=True))
+    stir(classifier)
+    images = torch.randn(2, 3, 64, 64)
+    found = []
+    for own_step in (True, False):
+        if not own_step:
+            assert sum(module.__dict__.pop("forward", None) is not None for module in classifier.modules()) > 20
+        classifier.zero_grad()
+        logits = classifier.eval()(images)
+        logits.sum().backward()
+        gradients = {name: p.grad.clone() for name, p in classifier.named_parameters() if p.grad is not None}
+        found.append((logits.detach(), gradients))
+    (logits, gradients), (expected, expected_gradients) = found
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert any(".lora_A." in name for name in gradients) and not any(".base_layer.weight" in name for name in gradients)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("options", [{"rslora": True}, {"dora": True}], ids=str)
 def test_what_has_no_adapter_can_be_trained_in_full(options: dict) -> None:
     """All but the adapted kernels; those stay as they are, and the merged network is the adapted one."""

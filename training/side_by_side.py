@@ -1,0 +1,86 @@
+"""A recipe's fits side by side: each a process of its own, with its share of the processors, or a GPU of its own."""
+
+import logging
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import torch
+
+from model.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+GRACE = 60
+"""Seconds in which a process that was told to end must have ended."""
+
+
+class FitError(UserError):
+    """A fit has not come to its end."""
+
+
+def fit_side_by_side(command: Sequence[str], fits: Sequence[str], jobs: int) -> None:
+    """Runs `COMMAND --only FIT` for every fit, at most so many at a time; what they say is passed on.
+
+    Where there are GPUs, a process sees one of them; otherwise it computes with an equal share of the processors.
+
+    Args:
+        command: what trains, without `--only`.
+        fits: their names, in the order in which they are begun.
+        jobs: how many at a time.
+
+    Raises:
+        FitError: a fit has failed; the others have been ended, too, and would go on after their last epoch.
+    """
+    places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for number in range(jobs):
+        places.put(_place(number, jobs))
+    running: dict[str, subprocess.Popen[str]] = {}
+    stopping = False
+
+    def run(fit: str) -> int:
+        if stopping:
+            return 0
+        place = places.get()
+        with subprocess.Popen(
+            [*command, "--only", fit], env=os.environ | place, stderr=subprocess.PIPE, text=True, errors="replace"
+        ) as process:
+            running[fit] = process
+            for line in process.stderr or ():
+                sys.stderr.write(line)
+        places.put(place)
+        return process.returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes = {pool.submit(run, fit): fit for fit in fits}
+        try:
+            for done in as_completed(outcomes):
+                if status := done.result():
+                    raise FitError(f"The fit {outcomes[done]} ended with status {status}; what it said is above.")
+                logger.info("%s is done.", outcomes[done])
+        finally:
+            stopping = True
+            _end(list(running.values()))
+
+
+def _place(number: int, jobs: int) -> dict[str, str]:
+    """The environment by which one of the processes keeps to its own part of the machine."""
+    if torch.cuda.is_available():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        devices = seen.split(",")
+        return {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]}
+    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))}
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
