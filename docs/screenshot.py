@@ -1,6 +1,6 @@
 """Draws the pictures of report pages in README and docs/report.md, as a browser shows them.
 
-    make screenshot     # or: .venv/bin/python -m docs.screenshot
+    make screenshot     # or: .venv/bin/python -m docs.screenshot [report.png ...]
 
 Chromium must be there (on Debian: apt-get install chromium). Crops and slide are synthetic
 (`test/tools/draw_example_case.py`, `docs/slide_figure.py`); the numbers are those of the default weights for them. The
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,25 +41,27 @@ CASE = REPOSITORY / "test/input"
 WIDTH = 1000
 """Pixels of the window, which is as high as the page."""
 
-HIGHEST = 1700
+HIGHEST = 1580
 """Pixels of a picture; a longer page is cut."""
 
 
-def report_of_the_case(folder: Path) -> Path:
+def report_of_the_case(folder: Path, explain: bool = False) -> Path:
     """The page of the example case."""
     loader = Loader(WEIGHTS, "cpu", "d4")
     done = process_case(CASE, folder, loader)
+    predictor = loader.predictor()
+    explainer = Explainer.of(predictor) if explain else None
     with _working_in(REPOSITORY):  # the page names the case as the README's command does
-        return report_case(CASE.relative_to(REPOSITORY), done, loader.predictor())
+        return report_case(CASE.relative_to(REPOSITORY), done, predictor, explainer)
 
 
 def report_of_a_slide(folder: Path) -> Path:
-    """The page of a drawn slide, with maps of where the network looked."""
+    """The page of a drawn slide."""
     predictor = Predictor(WEIGHTS, "cpu")
     with _working_in(folder):  # the page names the slide as the documents' commands do
         task = write_inputs(Path(), *draw_slide())
         classify_slide(predictor, task, SlideOptions(region="hot spot"))
-        return folder / report_slide(task, predictor, Explainer.of(predictor))
+        return folder / report_slide(task, predictor)
 
 
 def report_of_an_evaluation(folder: Path) -> Path:
@@ -76,23 +79,24 @@ def report_of_an_evaluation(folder: Path) -> Path:
     return write_evaluation(folder, about, answers, known, (overall, in_parts(answers, domains)))
 
 
-PICTURES: dict[Path, Callable[[Path], Path]] = {
-    REPOSITORY / "docs/report.png": report_of_the_case,
-    REPOSITORY / "docs/report-slide.png": report_of_a_slide,
-    REPOSITORY / "docs/report-evaluation.png": report_of_an_evaluation,
+PICTURES: dict[Path, tuple[Callable[[Path], Path], str]] = {
+    REPOSITORY / "docs/report.png": (report_of_the_case, "body"),
+    REPOSITORY / "docs/report-slide.png": (report_of_a_slide, "body"),
+    REPOSITORY / "docs/report-explain.png": (partial(report_of_the_case, explain=True), "#crops"),
+    REPOSITORY / "docs/report-evaluation.png": (report_of_an_evaluation, "body"),
 }
-"""What draws the page that each is of, into a folder."""
+"""What writes the page that each is of into a folder, and which element of it is shown."""
 
 
-def photograph(page: Path, chromium: str) -> bytes:
-    """A page as Chromium shows it in light mode, as PNG."""
+def photograph(page: Path, element: str, chromium: str) -> bytes:
+    """An element of a page as Chromium shows it in light mode, as PNG."""
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         try:
             tab = browser.new_page(viewport={"width": WIDTH, "height": 600}, color_scheme="light")
             tab.goto(page.as_uri())
-            return tab.screenshot(full_page=True)
+            return tab.locator(element).screenshot()
         finally:
             browser.close()
 
@@ -108,18 +112,24 @@ def _working_in(folder: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Writes the pictures."""
+    """Writes the pictures, or those that are named."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         sys.exit("There is no Chromium; install it (on Debian: apt-get install chromium).")
     information = PngInfo()
     information.add_text("Source", source())
-    for picture, report in PICTURES.items():
+    for picture, (report, element) in PICTURES.items():
+        if sys.argv[1:] and picture.name not in sys.argv[1:]:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            content = photograph(report(Path(folder)).resolve(), chromium)
+            content = photograph(report(Path(folder)).resolve(), element, chromium)
         whole = Image.open(io.BytesIO(content)).convert("RGB")
         shown = whole.crop((0, 0, whole.width, min(whole.height, HIGHEST)))
-        shown.quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True, pnginfo=information)
+        # An octree keeps the colours of the few pixels that points are, a median cut the pale ones that cards have.
+        points = report is report_of_a_slide
+        method = Image.Quantize.FASTOCTREE if points else Image.Quantize.MEDIANCUT
+        few = shown.quantize(256 if points else 128, method, dither=Image.Dither.NONE)
+        few.save(picture, optimize=True, pnginfo=information)
         print(f"Wrote {picture}")
 
 

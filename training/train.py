@@ -245,7 +245,7 @@ def _write_page(run: Run, tables: Sequence[Path], metrics: dict[str, Any]) -> No
     config, output = run.config, Path(run.config.output)
     whose = "other networks of the same recipe than the one beside this page"
     if config.ensemble:
-        whose = "the folds' networks, each of which saw the others' crops; what is beside this page is made of them"
+        whose = "the network of the fold that held each crop out; what is beside this page is made of these networks"
     about = About(
         title=f"Training of {config.name} {config.version}",
         sentence=f"Held-out predictions of {metrics['crops']} crops, calibrated on {metrics['calibrated_on']}, "

@@ -22,7 +22,7 @@ MOST_CROPS = 20_000
 """In the gallery; a browser shows no more within seconds, and a person looks at fewer."""
 
 MOST_EXPLAINED = 60
-"""Crops with a map of where the network looked: a page of the gallery; each takes several times as long as an answer."""
+"""Crops with a map of where the network looked: a page of the gallery. Each takes as long as several answers."""
 
 LARGEST_GALLERY = LARGEST - 1_000_000
 """Bytes of the gallery's crops in the page, with their pictures if these are in it; the rest is for all else."""

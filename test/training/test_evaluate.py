@@ -36,6 +36,10 @@ def test_command_line_reports_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out) == report == json.loads((tmp_path / "out" / "metrics.json").read_text())
     page = check_page(tmp_path / "out" / "report.html")
     assert f"{report['overall']['roc_auc']['value']:.3f} (" in page.text and "Worst errors" in page.text
+    for name, entry in report["domains"].items():
+        low, high = entry["interval_95"]["roc_auc"]
+        assert f"{name} {entry['crops']} " in page.text
+        assert f"{entry['roc_auc']:.3f} ({low:.2f} to {high:.2f})" in page.text
     assert report["overall"].keys() == report["shifted"].keys() and report["overall"] != report["shifted"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for name, sentence in (("nowhere.csv", "There is no table .*nowhere"), ("other.csv", "has no rows with a column")):

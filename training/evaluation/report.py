@@ -14,7 +14,7 @@ from model.report.thumbnails import encode
 from training.data.crops import LabelledCrops
 from training.data.csv_file import read_csv
 from training.evaluation import scores
-from training.evaluation.answers import FIGURES, Answers, in_parts
+from training.evaluation.answers import FIGURES, Answers, with_intervals
 from training.evaluation.calibration import cross_calibrate
 from training.evaluation.figures import learning_curves, pictures_of
 from training.evaluation.held_out import read_predictions
@@ -151,7 +151,25 @@ def report_held_out(
     else:
         names = [row["file"] for row in read_csv(tables[0], "give the held_out_SPLIT.csv of a run").rows]
         known = Crops(names, domains, [1.0] * len(names), lambda index: None)
-    return write_evaluation(folder, about, answers, known, (overall, in_parts(answers, domains)))
+    return write_evaluation(folder, about, answers, known, (overall, _by_domain(answers, domains, metrics)))
+
+
+def _by_domain(answers: Answers, domains: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `in_parts` gives, with the figures that the metrics have already: of the domains with both classes."""
+    every = np.asarray(domains, dtype=str)
+    found = {}
+    for name in np.unique(every).tolist():
+        inside = answers.subset(every == name)
+        if name not in metrics["domains"]:
+            found[name] = with_intervals(inside)
+            continue
+        entry = metrics["domains"][name]
+        ends = entry.get("interval_95", {})
+        found[name] = {"crops": len(inside), "atypical": int(inside.labels.sum()), "slides": inside.slides} | {
+            figure: {"value": entry[figure]} | ({"interval_95": ends[figure]} if figure in ends else {})
+            for figure in FIGURES
+        }
+    return found
 
 
 def read_curves(log: Path) -> dict[str, dict[str, dict[int, float]]]:
