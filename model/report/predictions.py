@@ -118,7 +118,7 @@ def describe(source: str, predictor: "Predictor") -> dict[str, Any]:
         "source": legible(source),
         "weights": f"{config.name} {config.version}",
         "views": predictor.view_count,
-        "device": str(predictor.device),
+        "device": "the CPU" if predictor.device.type == "cpu" else "the GPU",
     }
 
 

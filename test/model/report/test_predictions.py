@@ -159,6 +159,7 @@ def test_an_image_that_is_gone_is_a_warning(tmp_path: Path, crops: list[np.ndarr
     assert crop["picture"] == "" and crop["warnings"] == ["the image could not be read again"]
 
 
+@pytest.mark.slow
 def test_the_earlier_page_is_gone_before_a_run_that_fails(tmp_path: Path, small_weights: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / REPORT).write_text("old")
@@ -181,6 +182,7 @@ def test_a_page_that_cannot_be_removed_is_said(tmp_path: Path) -> None:
         clear_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_lines_write_it(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
     write_case(tmp_path / "case", crops)
     common = ["--report", "--weights", str(small_weights), "--device", "cpu"]
@@ -253,8 +255,13 @@ def test_in_a_browser_the_keyboard_reaches_every_control(folder: Path) -> None:
         assert page.locator("#crops li.is-atypical").count() == 0 < page.locator("#crops li").count()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (400, "dark"),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in ((400, "light"), (1600, "dark"), (1600, "light"))),
+    ],
+)
 def test_in_a_browser_it_is_legible(folder: Path, width: int, scheme: str) -> None:
     with opened(folder / REPORT, width, scheme) as page:
         assert fits(page)

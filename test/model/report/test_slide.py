@@ -271,8 +271,15 @@ def test_in_a_browser_a_figure_is_shown_on_the_slide(task: SlideTask) -> None:
         assert spreads == sorted(spreads, reverse=True)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1600, "light")])
-@pytest.mark.parametrize("name", ["slide", "slides"])
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [
+        ("slide", 400, "dark"),
+        pytest.param("slide", 1600, "light", marks=pytest.mark.slow),
+        pytest.param("slides", 400, "dark", marks=pytest.mark.slow),
+        pytest.param("slides", 1600, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_in_a_browser_they_are_legible(pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     with opened(pages[name], width, scheme) as page:
         assert fits(page)
@@ -282,6 +289,7 @@ def test_in_a_browser_they_are_legible(pages: dict[str, Path], name: str, width:
         assert all(page.locator("img").evaluate_all("all => all.map((one) => one.alt)"))
 
 
+@pytest.mark.slow
 def test_in_a_browser_the_keyboard_goes_from_the_slides_to_one_of_them(slides: Path) -> None:
     with opened(slides / REPORT) as page:
         page.keyboard.press("Tab")

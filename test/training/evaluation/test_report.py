@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1600, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), pytest.param(1600, "light", marks=pytest.mark.slow)])
 def test_in_a_browser_it_is_legible(page_path: Path, width: int, scheme: str) -> None:
     with opened(page_path, width, scheme) as page:
         assert fits(page)
