@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 PICTURE = 1200
 """Pixels of the slide's picture, its longer side, at most."""
 
+LARGEST_PICTURE = 500_000
+"""Bytes of it, at most."""
+
 READERS = 2
 CROPS_AHEAD = 64
 
@@ -163,7 +166,9 @@ def _overview(reader: SlideReader, target: Path) -> Overview:
             if row.called == called:
                 middle = round(row.at[0] * scale[0]), round(row.at[1] * scale[1])
                 _draw_point(small, middle, radius, row)
-    content = encode(small, PICTURE)
+    side = PICTURE
+    while len(content := encode(small, side)) > LARGEST_PICTURE:
+        side = side * 3 // 4
     return Overview(data_uri(content, "image/webp"), small.shape[1], small.shape[0], lacking)
 
 

@@ -142,6 +142,19 @@ def test_a_slide_that_is_too_large_for_a_picture_shows_where_the_figures_are(
     assert len(np.unique(overview_of(task.target / REPORT).reshape(-1, 3), axis=0)) > 10
 
 
+def test_a_slide_that_does_not_compress_has_a_picture_that_fits(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (1400, 1500, 3)).astype(np.uint8)
+    detections = write_geojson(tmp_path / "d.geojson", [point(500, 500)])
+    task = SlideTask(write_tiled(tmp_path / "s.tif", noise), detections, tmp_path / "out")
+    classify_slide(predictor, task)
+    monkeypatch.setattr(slide_page, "LARGEST_PICTURE", 100_000)
+    report_slide(task, predictor)
+    assert 100 < overview_of(task.target / REPORT).shape[1] < slide_page.PICTURE // 2
+    assert (task.target / REPORT).stat().st_size < 200_000
+
+
 def test_a_coarse_slide_is_a_warning_at_each_figure(
     tmp_path: Path, crops: list[np.ndarray], predictor: Predictor
 ) -> None:
