@@ -5,6 +5,7 @@
     python process.py folder IN OUT     every crop of every image in a folder, as tables
     python process.py slide SLIDE DETECTIONS OUT    every detection on a slide, for QuPath and as tables
     python process.py slide SLIDES.csv OUT          the same for the slides of a table (slide,detections)
+    python process.py merge OUT SHARD...            what one run would have written, from those with --shard I/N
 
 Each takes --help.
 """
@@ -29,6 +30,7 @@ from model.errors import CropError, UserError, one_line
 from model.modes.case import process_case, table
 from model.modes.grand_challenge import clear_result
 from model.modes.loader import Loader
+from model.modes.shard import Shard
 
 logger = logging.getLogger("process")
 
@@ -61,7 +63,7 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
             "Images that do not state their resolution are taken to have %s µm per pixel; say --mpp if they have not.",
             MICROMETRES_PER_PIXEL,
         )
-    options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty())
+    options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty(), arguments.shard)
     done = classify_folder(predictor, arguments.source, arguments.target, options)
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
     if done.failed:
@@ -88,6 +90,7 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
         save_crops=arguments.save_crops,
         resume=arguments.resume,
         show_progress=sys.stderr.isatty(),
+        shard=arguments.shard,
     )
     slide, *detections, target = arguments.paths
     if not detections:
@@ -101,6 +104,25 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
     if done.failed:
         raise CropError(f"{done.failed} crops of {task.slide} could not be read; {target / FAILURES} tells which.")
     return 0
+
+
+def run_merge(arguments: argparse.Namespace, _: Loader) -> int:
+    """What one run would have written, from shards."""
+    from model.modes.merge import merge
+
+    failed = merge(arguments.target, arguments.shards)
+    logger.info("%d shards; wrote %s", len(arguments.shards), arguments.target)
+    if failed:
+        raise CropError(failed)
+    return 0
+
+
+def shard(text: str) -> Shard:
+    """One of several runs, for the command line."""
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; give I/N, I from 1 to N") from error
 
 
 def share(text: str) -> float:
@@ -146,6 +168,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="P",
         help="share of atypical figures, between 0 and 1, to add P(atypical) for",
     )
+    part = argparse.ArgumentParser(add_help=False)
+    part.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="do the I-th of N parts alone; `process.py merge` puts the parts together",
+    )
     folders = argparse.ArgumentParser(add_help=False)
     folders.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
     folders.add_argument("--output", type=Path, default=Path("/output"), help="for the result (default: %(default)s)")
@@ -165,14 +194,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             serve.add_argument("--port", type=int, default=PORT, help="(default: %(default)s)")
             return serve.parse_args(rest, argparse.Namespace(run=run_server))
         case ["folder", *rest]:
-            folder = parser(" folder", posterior)
+            folder = parser(" folder", posterior, part)
             folder.add_argument("source", type=Path, metavar="IN", help="folder of PNG, JPEG, TIFF and MHA crops")
             folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
             folder.add_argument("--mpp", type=micrometres, help="µm per pixel of all images (default: as they say)")
             folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
             return folder.parse_args(rest, argparse.Namespace(run=run_folder))
         case ["slide", *rest]:
-            return parse_slide(parser(" slide", posterior), rest)
+            return parse_slide(parser(" slide", posterior, part), rest)
+        case ["merge", *rest]:
+            merge = argparse.ArgumentParser(prog="process.py merge", description="Puts shards together.")
+            merge.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
+            merge.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="folders of all the shards")
+            needless = argparse.Namespace(weights=None, device="cpu", views=DEFAULT_VIEWS)
+            return merge.parse_args(rest, argparse.Namespace(run=run_merge, **vars(needless)))
         case _:
             one = parser("", folders, posterior)
             one.add_argument("--table", action="store_true", help="also print the result as a table")
