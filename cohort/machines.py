@@ -31,14 +31,14 @@ class Machines:
     Attributes:
         predictors: how many, one an actor.
         gpus: of each predictor, 1 or 0.
-        predictor_cpus: logical processors that a predictor takes.
-        reader_cpus: that a task that reads takes.
+        readers: tasks that read at once; None for as many as there is room for.
+        reader_cpus: logical processors that each of them takes.
         threads: of a predictor; 0 for one with a GPU.
     """
 
     predictors: int
     gpus: int
-    predictor_cpus: float
+    readers: int | None
     reader_cpus: float
     threads: int
 
@@ -126,6 +126,5 @@ def _count(gpus: int | None) -> Machines:
     reader_cpus = min(1.0, least / LEAST_CPUS)
     predictors = int(_total("GPU")) if gpus is None else gpus
     if predictors:
-        return Machines(predictors, 1, reader_cpus, reader_cpus, 0)
-    # Half of a machine's logical processors, so that there are as many readers; its network uses them all.
-    return Machines(len(cpus), 0, least / 2, reader_cpus, math.ceil(least))
+        return Machines(predictors, 1, None, reader_cpus, 0)
+    return Machines(len(cpus), 0, max(1, int(sum(cpus) / reader_cpus / 2)), reader_cpus, math.ceil(least))

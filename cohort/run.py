@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from tqdm import tqdm
 
 from cohort.inputs import Inputs, Unit
@@ -36,6 +36,9 @@ UNITS_A_PASS = {"images": 200_000, "slides": 20_000}
 """What Ray is given at once: it remembers every block."""
 CROPS_A_BATCH = {0: 64, 1: 512}
 """By GPUs of a predictor."""
+PREDICTOR_CPUS = 0.1
+"""Logical processors that a predictor is counted as. Those of a machine that is lost begin again on the others, and
+must leave room there for the tasks that read for them."""
 PASSES_WITHOUT_PROGRESS = 3
 SECONDS_BETWEEN_REPORTS = 60.0
 
@@ -151,7 +154,12 @@ class _Steps:
         context.enable_progress_bars = False
         machines = self._machines
         crops = ray.data.from_arrow(self._blocks(units)).map_batches(
-            self._read, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=machines.reader_cpus
+            self._read,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=TaskPoolStrategy(size=machines.readers),
+            num_cpus=machines.reader_cpus,
         )
         results = crops.map_batches(
             Predict,
@@ -160,8 +168,9 @@ class _Steps:
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ActorPoolStrategy(size=machines.predictors),
-            num_cpus=machines.predictor_cpus,
+            num_cpus=PREDICTOR_CPUS,
             num_gpus=machines.gpus,
+            scheduling_strategy="SPREAD",
         )
         yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
 

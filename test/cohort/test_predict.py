@@ -21,7 +21,7 @@ import ray
 
 from cohort.inputs import read_inputs
 from cohort.machines import Machines
-from cohort.run import CohortOptions, classify_cohort
+from cohort.run import PREDICTOR_CPUS, CohortOptions, classify_cohort
 from model.errors import CaseError, PredictionError
 from model.modes.folder import classify_folder
 from model.modes.slide import classify_slide
@@ -197,7 +197,8 @@ def test_blocks_are_small_and_what_they_hold_is_kept_soon(
 def test_enough_logical_processors_are_declared(machines: Machines) -> None:
     """On two processors, too: a predictor and readers beside it have room."""
     assert ray.cluster_resources()["CPU"] >= 4
-    assert machines.predictors * machines.predictor_cpus + 2 * machines.reader_cpus <= ray.cluster_resources()["CPU"]
+    assert machines.readers is not None and machines.readers * machines.reader_cpus <= 2
+    assert 4 * PREDICTOR_CPUS + machines.readers * machines.reader_cpus <= ray.cluster_resources()["CPU"]
 
 
 def parts_of(out: Path) -> list[Path]:
@@ -241,7 +242,9 @@ def test_of_two_machines_one_may_be_lost(tmp_path: Path, crops: list[np.ndarray]
     cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **size})
     try:
         other = cluster.add_node(**size)
-        process = begin(source, tmp_path / "out", "--weights", small_weights, "--address", cluster.address)
+        process = begin(
+            *(source, tmp_path / "out", "--weights", small_weights), "--address", cluster.address, "--views", "d4"
+        )
         wait_for(lambda: len(parts_of(tmp_path / "out")) >= 3)
         cluster.remove_node(other, allow_graceful=False)
         assert not (tmp_path / "out" / "predictions.csv").exists()
