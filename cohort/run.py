@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ PREDICTOR_CPUS = 0.1
 """Logical processors that a predictor is counted as. Those of a machine that is lost begin again on the others, and
 must leave room there for the tasks that read for them."""
 PASSES_WITHOUT_PROGRESS = 3
-SECONDS_BETWEEN_REPORTS = 60.0
+SECONDS_BETWEEN_REPORTS, SECONDS_STALLED = 60.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -187,22 +188,30 @@ class _Report:
     def __init__(self, units: Sequence[Unit], parts: Parts, bar: bool) -> None:
         self._units, self._parts = units, parts
         self._bar = tqdm(unit="crop", disable=not bar)
-        self._start = self._said = time.monotonic()
+        self._start = self._said = self._last = time.monotonic()
+        self._over = threading.Event()
 
     def __enter__(self) -> Self:
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._bar.close()
 
     def update(self, rows: int) -> None:
         """Counts rows that are done, and says so if it is time to."""
         self._bar.update(rows)
-        now = time.monotonic()
-        if self._bar.disable and now - self._said > SECONDS_BETWEEN_REPORTS:
-            self._said = now
+        self._last = time.monotonic()
+        if self._bar.disable and self._last - self._said > SECONDS_BETWEEN_REPORTS:
+            self._said = self._last
             done = sum(self._parts.done(unit.key) for unit in self._units)
-            left = (
-                f"{(now - self._start) / done * (len(self._units) - done) / 60:.0f} minutes left" if done else "begun"
-            )
-            logger.info("%d of %d are done, %s.", done, len(self._units), left)
+            left = (self._last - self._start) / max(done, 1) * (len(self._units) - done)
+            logger.info("%d of %d are done, %.0f minutes left.", done, len(self._units), left / 60)
+
+    def _watch(self) -> None:
+        """Says when nothing comes: where a machine with a GPU was lost, Ray waits for another one, perhaps for ever."""
+        while not self._over.wait(SECONDS_STALLED):
+            waited = time.monotonic() - self._last
+            if waited >= SECONDS_STALLED:
+                logger.warning("Nothing was done for %.0f minutes; if a machine is gone, run this again.", waited / 60)

@@ -132,6 +132,8 @@ def test_what_the_container_runs_imports_only_what_it_installs(edges: dict[str, 
     assert {f"{module} -> {name}" for module in own for name in edges[module] - known} == set()
     others = {module for module in edges if module.partition(".")[0] in ("cohort", "training", "benchmark")}
     assert "cohort.predict" in others and not any(edges[module] & others for module in own)
+    cohort = {module for module in others if module.startswith("cohort")}
+    assert not any(edges[module] & cohort for module in others if module.startswith("training"))
 
 
 def test_a_cohort_imports_only_what_its_requirements_name(edges: dict[str, set[str]]) -> None:

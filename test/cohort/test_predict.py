@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from cohort import run as run_module
 from cohort.inputs import read_inputs
 from cohort.machines import Machines
+from cohort.parts import Parts
+from cohort.rows import RESULTS
 from cohort.run import PREDICTOR_CPUS, CohortOptions, classify_cohort
 from model.errors import CaseError, PredictionError
 from model.modes.folder import classify_folder
@@ -256,6 +260,40 @@ def test_of_two_machines_one_may_be_lost(tmp_path: Path, crops: list[np.ndarray]
     classify_folder(Predictor(small_weights, "cpu", "d4"), source, tmp_path / "folder")
     found, expected = (rows_of(tmp_path / name / "predictions.csv") for name in ("out", "folder"))
     check_same(found, expected, ["file", "index", "class"])
+
+
+def test_standing_still_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a machine's GPU does not come back, Ray waits in silence."""
+    monkeypatch.setattr(run_module, "SECONDS_STALLED", 0.05)
+    with run_module._Report([], Parts(tmp_path), False) as report:
+        wait_for(lambda: "Nothing was done for 0 minutes; if a machine is gone, run this again." in caplog.text, 10)
+        report.update(1)
+
+
+def test_what_fails_without_end_ends(
+    tmp_path: Path, crops: list[np.ndarray], options: CohortOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass without results is tried again; three in a row are a sentence, and what came before is kept."""
+    source = write_images(tmp_path / "in", crops, 4)
+    inputs = read_inputs(source)
+    asked: list[int] = []
+
+    def results(self: object, units: list) -> Iterator[pa.Table]:
+        asked.append(len(units))
+        if len(asked) == 1:
+            row = {"key": units[0].key, "rows": 1, "index": 0, "class": "normal", "confidence": 0.25}
+            yield pa.Table.from_pylist([row], RESULTS)
+        raise ray.exceptions.NodeDiedError("gone")
+
+    monkeypatch.setattr(run_module._Steps, "results", results)
+    with pytest.raises(PredictionError, match=r"failed 3 times in a row \(.*gone.*\)"):
+        classify_cohort(inputs, tmp_path / "out", Machines(1, 0, 1, 1.0, 1), options)
+    assert asked == [4, 3, 3, 3] and not (tmp_path / "out" / "predictions.csv").exists()
+    with Parts(tmp_path / "out") as parts:
+        parts.start(json.loads((tmp_path / "out" / "run.json").read_text()))
+        assert [parts.done(unit.key) for unit in inputs.units] == [True, False, False, False]
 
 
 def test_the_command_line(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
