@@ -1,11 +1,9 @@
 """Crops in, P(atypical) out: batches, precision, and what to do when the accelerator's memory runs out."""
 
-import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +104,8 @@ class Predictor:
         return self.predict_fields(self.config.preprocessing.cut_out(crops), progress)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what `config.json` says of the tensors, and of what is done before and after the network."""
-        config = replace(self.config, training={})  # which is for people
-        return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what the weights are and do: `WeightsConfig.fingerprint`."""
+        return self.config.fingerprint()
 
     def responds(self) -> bool:
         """Whether the device still computes; after some of a GPU's errors it no longer does, in this process."""
