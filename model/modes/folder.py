@@ -24,6 +24,7 @@ from model.images.read import SUFFIXES, read_stack
 from model.images.resampling import rescale, resolution
 from model.images.rgb import check_size
 from model.modes.grand_challenge import DECIMALS, result
+from model.modes.in_order import predict_in_order
 from model.modes.listing import Listed, list_images
 from model.modes.tables import Known, Progress, Record, RunTables
 from model.predictor import Predictor
@@ -35,6 +36,7 @@ FILES_PER_BLOCK = 256
 FILES_AHEAD = 256
 BYTES_AHEAD = 1 << 26
 READERS = 2
+"""Threads, for each GPU."""
 
 Content = Tensor | Record
 """The fields of view of an image's crops, (N, F, F, 3) uint8, or what is known of it already."""
@@ -63,7 +65,7 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
     """Classifies every crop of every image in a folder and the folders below it.
 
     Args:
-        predictor: the network.
+        predictor: the network, which uses all GPUs that it has copies on.
         source: folder of images; files with other suffixes than `model.images.read.SUFFIXES` are passed over.
         target: folder for the tables, made when missing.
         options: None for the defaults.
@@ -91,8 +93,8 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
             written: Future[None] = Future()
             written.set_result(None)
             with ThreadPoolExecutor(1) as writer:
-                for block in _blocks(_read_ahead(list_images(source, say=False), known, read)):
-                    records = _predict(predictor, block)
+                images = _read_ahead(list_images(source, say=False), known, read, READERS * (1 + len(predictor.copies)))
+                for block, records in predict_in_order(predictor, _blocks(images), _predict):
                     written.result()
                     written = writer.submit(tables.append, records)
                     bar.update(len(block))
@@ -134,7 +136,7 @@ class _Reader:
 
 
 def _read_ahead(
-    images: Iterable[Listed], known: Known, read: Callable[[Listed], Content]
+    images: Iterable[Listed], known: Known, read: Callable[[Listed], Content], threads: int = READERS
 ) -> Iterator[tuple[Listed, Content]]:
     """Each image with what is known of it or what `read` makes of it, in order.
 
@@ -149,7 +151,7 @@ def _read_ahead(
         held -= image.bytes
         return image, future.result()
 
-    readers = ThreadPoolExecutor(READERS)
+    readers = ThreadPoolExecutor(threads)
     try:
         for image in images:
             while waiting and (len(waiting) >= FILES_AHEAD or held >= BYTES_AHEAD):
