@@ -118,6 +118,7 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
     from training.fitting.loading import count_workers, loader
     from training.fitting.state import Fit
     from training.network.frozen import halve_frozen
+    from training.network.rotation import kept_rotation
 
     config, warm = _config(trial, checkpointing), 3
     optimisation = config.optimisation
@@ -136,7 +137,8 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
         dataset = TrainingCrops(crops, labels[:, None], weights, config.augmentation, 0)
         sampler, workers = BalancedSampler(labels, 1.0, 0), count_workers(config.data.workers)
         batches = _Timed(accelerator.prepare(loader(dataset, sampler, optimisation.batch_size, workers, accelerator)))
-        train_epoch(fit, batches, [f"crop {i}" for i in range(len(labels))])
+        with kept_rotation(network):
+            train_epoch(fit, batches, [f"crop {i}" for i in range(len(labels))])
         return batches
 
     epoch(warm)

@@ -153,6 +153,7 @@ def emulated_gpu(capability: tuple[int, int]) -> Iterator[Record]:
         "_lazy_init": lambda: None,
         "empty_cache": lambda: None,
         "synchronize": lambda *_: None,
+        "is_current_stream_capturing": lambda: False,
     }
     preprocessing._channels.cache_clear()
     torch._C._set_only_lift_cpu_tensors(True)

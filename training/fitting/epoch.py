@@ -64,7 +64,7 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm
             found = [loss.detach()]
             if accelerator.sync_gradients and optimisation.gradient_clip > 0:
                 found.append(accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip))
-            value, *norm = torch.stack(found).tolist()
+            value, *norm = torch.stack(found).cpu().tolist()
             _check_finite("loss", value, batch, names)
             if norm and accelerator.scaler is None:  # a scaler leaves such steps out and lowers its scale
                 _check_finite("gradient's norm", norm[0], batch, names)

@@ -32,6 +32,7 @@ from training.network.adapters import add_adapters
 from training.network.classifier import TrainableClassifier, build_network, changing, copy_changing, preprocessing_of
 from training.network.frozen import halve_frozen, restore
 from training.network.pretrained import load_first_weights
+from training.network.rotation import kept_rotation
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,10 @@ def fit_network(
     first_epoch = fit.resume(checkpoint)
     writer = SummaryWriter(str(folder), purge_step=first_epoch + 1) if accelerator.is_main_process else None
     figures: dict[str, float] = {}
-    with progress_bar(run, name, optimisation.epochs, len(batches), first_epoch) as bar:
+    with (
+        progress_bar(run, name, optimisation.epochs, len(batches), first_epoch) as bar,
+        kept_rotation(network),
+    ):
         for epoch in range(first_epoch, optimisation.epochs):
             sampler.epoch = epoch
             # The network's own randomness comes from here alone, so an interrupted fit goes on with the same numbers.
