@@ -93,6 +93,7 @@ def fit_network(
             sampler.epoch = epoch
             # The network's own randomness comes from here alone, so an interrupted fit goes on with the same numbers.
             torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
+            torch.empty((), dtype=torch.int64).random_()  # a loader took it once: fits begun then go on with the same
             loss = train_epoch(fit, batches, crops.names, bar)
             fit.average.synchronise()
             figures = {"loss/train": loss, "learning_rate": float(fit.schedule.get_last_lr()[0])}

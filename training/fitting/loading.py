@@ -3,6 +3,7 @@
 import os
 
 import cv2
+import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -30,6 +31,9 @@ def loader(
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
+        # Of its own: from the common one it would take a number when it starts workers, in a fit's first epoch and in
+        # the first one after an interruption.
+        generator=torch.Generator(),
         collate_fn=stack,
         pin_memory=accelerator.device.type == "cuda",  # so that nothing waits for the copies to the GPU
         worker_init_fn=_one_thread,

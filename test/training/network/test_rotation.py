@@ -17,23 +17,27 @@ def network(data: Path, folder: Path, arguments: str = "depth: 2") -> TrainableC
 def test_the_logits_are_the_same_and_the_embedding_is_computed_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = network(data, tmp_path)
+    classifier = network(data, tmp_path).train()
     rope = classifier.backbone.rope
     computed, create = [], type(rope)._create_embed
     monkeypatch.setattr(
         type(rope), "_create_embed", lambda *given, **named: computed.append(1) or create(*given, **named)
     )
     small, large = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 64, 48)
-    expected = [classifier(small), classifier(large)]
+    expected, embeddings = (
+        [classifier(small), classifier(large)],
+        [rope.get_embed(shape=(2, 2)), rope.get_embed((4, 3))],
+    )
     computed.clear()
     with kept_rotation(classifier):
         with torch.inference_mode():  # as a validation does, whose tensors autograd refuses
             classifier(small)
-        found = [classifier.train()(images) for images in (small, large, small)]
+        found = [classifier(images) for images in (small, large, small)]
         found[0].sum().backward()
+        kept = [rope.get_embed(shape=(2, 2)), rope.get_embed((4, 3))]
     assert len(computed) == 2
-    assert torch.equal(found[0].squeeze(1), expected[0].squeeze(1)) and torch.equal(found[2], found[0])
-    assert torch.equal(found[1].squeeze(1), expected[1].squeeze(1))
+    assert all(torch.equal(left, right) for left, right in zip(kept, embeddings, strict=True))
+    torch.testing.assert_close(found, [*expected, expected[0]], rtol=1e-5, atol=1e-6)
     classifier(small)
     assert len(computed) == 3 and "_create_embed" not in vars(rope)
 
