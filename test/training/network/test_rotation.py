@@ -37,7 +37,7 @@ def test_the_logits_are_the_same_and_the_embedding_is_computed_once(
         kept = [rope.get_embed(shape=(2, 2)), rope.get_embed((4, 3))]
     assert len(computed) == 2
     assert all(torch.equal(left, right) for left, right in zip(kept, embeddings, strict=True))
-    torch.testing.assert_close(found, [*expected, expected[0]], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, [*expected, expected[0]], rtol=1e-4, atol=1e-4)
     classifier(small)
     assert len(computed) == 3 and "_create_embed" not in vars(rope)
 
