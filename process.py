@@ -66,7 +66,7 @@ def run_server(arguments: argparse.Namespace, loader: Loader) -> int:
 
 def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
     """A lab's own images."""
-    predictor = loader.predictor()
+    predictor = loader.predictor(every_gpu=True)
     from model.modes.folder import FolderOptions, classify_folder  # which imports PyTorch, as the loader does with care
     from model.modes.tables import FAILURES
 
@@ -93,7 +93,7 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
 
 def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
     """Slides and detections on them."""
-    predictor = loader.predictor()
+    predictor = loader.predictor(every_gpu=True)
     from model.modes.slide import classify_slide
     from model.modes.slide_list import SLIDES, classify_slides, read_slide_list
     from model.modes.slide_options import SlideOptions, SlideTask

@@ -10,7 +10,7 @@ import pytest
 from helpers import REPOSITORY
 
 LAYERS = [
-    ["model.constants", "model.errors", "model.files", "model.checks"],
+    ["model.constants", "model.errors", "model.files", "model.checks", "model.device"],
     ["model.speed"],
     ["model.images", "model.network"],
     ["model.slides"],

@@ -26,6 +26,7 @@ from model.images.read import SUFFIXES, read_stack
 from model.images.resampling import rescale, resolution
 from model.images.rgb import check_size
 from model.modes.grand_challenge import DECIMALS, result
+from model.modes.in_order import predict_in_order
 from model.modes.listing import Listed, list_images
 from model.modes.shard import Shard, ShardNote, write_note
 from model.modes.tables import Known, Progress, Record, RunTables
@@ -39,6 +40,7 @@ FILES_PER_BLOCK = 256
 FILES_AHEAD = 256
 BYTES_AHEAD = 1 << 26
 READERS = 2
+"""Threads, for each GPU."""
 
 Content = Tensor | Record
 """The fields of view of an image's crops, (N, F, F, 3) uint8, or what is known of it already."""
@@ -73,7 +75,7 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
     """Classifies every crop of every image in a folder and the folders below it.
 
     Args:
-        predictor: the network.
+        predictor: the network, which uses all GPUs that it has copies on.
         source: folder of images; files with other suffixes than `model.images.read.SUFFIXES` are passed over.
         target: folder for the tables, made when missing.
         options: None for the defaults.
@@ -104,8 +106,8 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
             written.set_result(None)
             with ThreadPoolExecutor(1) as writer:
                 wanted = filter(options.takes, list_images(source, say=False))
-                for block in _blocks(_read_ahead(wanted, known, read)):
-                    records = _predict(predictor, block)
+                images = _read_ahead(wanted, known, read, READERS * (1 + len(predictor.copies)))
+                for block, records in predict_in_order(predictor, _blocks(images), _predict):
                     written.result()
                     written = writer.submit(tables.append, records)
                     bar.update(len(block))
@@ -176,7 +178,7 @@ class ImageReader:
 
 
 def _read_ahead(
-    images: Iterable[Listed], known: Known, read: Callable[[Listed], Content]
+    images: Iterable[Listed], known: Known, read: Callable[[Listed], Content], threads: int = READERS
 ) -> Iterator[tuple[Listed, Content]]:
     """Each image with what is known of it or what `read` makes of it, in order.
 
@@ -191,7 +193,7 @@ def _read_ahead(
         held -= image.bytes
         return image, future.result()
 
-    readers = ThreadPoolExecutor(READERS)
+    readers = ThreadPoolExecutor(threads)
     try:
         for image in images:
             while waiting and (len(waiting) >= FILES_AHEAD or held >= BYTES_AHEAD):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from model.errors import CropError
 from model.modes.grand_challenge import DECIMALS, result
+from model.modes.in_order import predict_in_order
 from model.modes.shard import ShardNote, write_note
 from model.modes.slide_options import SlideOptions, SlideTask
 from model.modes.slide_reading import FigureCrop, SlideFigures
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 CROPS_PER_BLOCK = 64
 CROPS_AHEAD = 256
 READERS = 2
+"""Threads, for each GPU."""
 SECONDS_BETWEEN_REPORTS = 60
 """Of progress, where there is no terminal to show a bar on."""
 
@@ -65,7 +67,7 @@ def classify_slide(predictor: Predictor, task: SlideTask, options: SlideOptions 
     """Classifies every detection on a slide and writes what they amount to.
 
     Args:
-        predictor: the network.
+        predictor: the network, which uses all GPUs that it has copies on.
         task: the slide.
         options: None for the defaults.
 
@@ -120,8 +122,9 @@ class _Run:
         used = self.figures.content.sifted.used
         report = _Report(self.task.slide, done, len(used))
         with tqdm(total=len(used), initial=done, unit="figure", disable=not self.options.show_progress) as bar:
-            for block in _blocks(self._read_ahead(used[done:])):
-                figures = self._predict([(item, read) for item, read in block if isinstance(read, FigureCrop)])
+            for block, figures in predict_in_order(
+                self.predictor, _blocks(self._read_ahead(used[done:])), self._predict
+            ):
                 tables.append(figures, [(item, reason) for item, reason in block if isinstance(reason, str)])
                 bar.update(len(block))
                 report.update(len(block), say=not self.options.show_progress)
@@ -129,7 +132,7 @@ class _Run:
     def _read_ahead(self, items: Sequence[Numbered]) -> Iterator[tuple[Numbered, FigureCrop | str]]:
         """Each detection with its crop, or why there is none, in order; at most `CROPS_AHEAD` wait."""
         waiting: deque[tuple[Numbered, Future[FigureCrop | str]]] = deque()
-        readers = ThreadPoolExecutor(READERS)
+        readers = ThreadPoolExecutor(READERS * (1 + len(self.predictor.copies)))
         try:
             for item in items:
                 if len(waiting) >= CROPS_AHEAD:
@@ -142,13 +145,14 @@ class _Run:
         finally:
             readers.shutdown(wait=True, cancel_futures=True)
 
-    def _predict(self, block: Sequence[tuple[Numbered, FigureCrop]]) -> list[Figure]:
-        if not block:
+    def _predict(self, predictor: Predictor, block: Sequence[tuple[Numbered, FigureCrop | str]]) -> list[Figure]:
+        reads = [(item, read) for item, read in block if isinstance(read, FigureCrop)]
+        if not reads:
             return []
-        fields = torch.cat([read.field for _, read in block])
-        probabilities, spreads = self.predictor.predict_with_spread(fields)
+        fields = torch.cat([read.field for _, read in reads])
+        probabilities, spreads = predictor.predict_with_spread(fields)
         figures = []
-        for ((number, detection), read), entry, spread in zip(block, result(probabilities), spreads, strict=True):
+        for ((number, detection), read), entry, spread in zip(reads, result(probabilities), spreads, strict=True):
             figure = Figure(
                 number=number,
                 detection=detection,
