@@ -1,6 +1,7 @@
 """Files that this program writes and goes on with: whole or absent, never through a link, by one process at a time."""
 
 import csv
+import errno
 import fcntl
 import logging
 import os
@@ -160,11 +161,14 @@ def read_table(path: Path) -> Iterator[dict[str, str]]:
     """The rows of one of a finished run's tables by column, texts and names of files as they are.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no table.
     """
     with open_own(path, "r") as table:
-        for row in csv.DictReader(table):
-            yield {column: from_cell(cell or "") for column, cell in row.items()}
+        try:
+            for row in csv.DictReader(table):
+                yield {column: from_cell(cell or "") for column, cell in row.items() if column is not None}
+        except csv.Error as error:
+            raise OSError(errno.EILSEQ, f"no table: {error}") from error
 
 
 def unwritable(folder: Path, error: OSError) -> CaseError:

@@ -127,6 +127,8 @@ def _rows(target: Path) -> Iterator[Row]:
             counted = line["in_region"] == "yes"
             place = f"at {x:.0f}, {y:.0f}" + ("" if counted else ", outside the region")
             p, spread = float(line["confidence"]), float(line["view_spread"])
+            if line["class"] not in CLASSES or not 0 <= p <= 1:
+                raise ValueError("no result")
             yield Row(number, name, 0, place, line["class"], p, spread, (x, y), tuple(warnings), counted)
     except (OSError, ValueError, KeyError) as error:
         raise ReportError(f"{target / PREDICTIONS} cannot be read or was altered; run again.") from error

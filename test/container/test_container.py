@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import DEFAULT_WEIGHTS, REPOSITORY, balanced_accuracy, check_result, shared, write_case
+from pages import check_page
 from written_slides import paste, point, write_geojson, write_svs
 
 from model.images.read import read_crops
@@ -214,7 +215,8 @@ def test_folder_mode(tmp_path: Path, crops: list[np.ndarray]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o777)
     mounts = ("--volume", f"{tmp_path / 'in'}:/in:ro", "--volume", f"{tmp_path / 'out'}:/out")
-    engine("run", "--rm", *RESTRICTIONS, *mounts, IMAGE, "folder", "/in", "/out")
+    engine("run", "--rm", *RESTRICTIONS, *mounts, IMAGE, "folder", "/in", "/out", "--report")
+    assert f"{len(crops)} crops of /in" in check_page(tmp_path / "out" / "report.html").text
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == len(crops)
 
 
@@ -227,11 +229,12 @@ def test_slide_mode(tmp_path: Path, crops: list[np.ndarray]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o777)
     mounts = ("--volume", f"{tmp_path / 'in'}:/in:ro", "--volume", f"{tmp_path / 'out'}:/out")
-    where = ("/in/slide.svs", "/in/figures.geojson", "/out", "--save-crops", "--views", "none")
+    where = ("/in/slide.svs", "/in/figures.geojson", "/out", "--save-crops", "--views", "none", "--report")
     engine("run", "--rm", *RESTRICTIONS, *mounts, IMAGE, "slide", *where)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["format"] == "aperio" and summary["statistics"]["figures"] == len(crops)
     assert len(list((tmp_path / "out" / "crops").iterdir())) == len(crops)
+    assert f"{len(crops)} mitotic figures on" in check_page(tmp_path / "out" / "report.html").text
 
 
 def test_nothing_of_the_build_or_of_training_is_in_the_image() -> None:

@@ -15,13 +15,15 @@ import tifffile
 from helpers import REPOSITORY, write_case
 from pages import check_page, fits, lowest_contrast, opened
 
+from model.modes.case import process_case
 from model.modes.folder import classify_folder
 from model.modes.listing import Listed
+from model.modes.loader import Loader
 from model.modes.tables import Record, RunTables
 from model.predictor import Predictor
 from model.report import gallery
 from model.report.page import REPORT, ReportError, clear_report
-from model.report.predictions import report_folder
+from model.report.predictions import report_case, report_folder
 
 HOSTILE = (
     "<script>alert(1)<.png",
@@ -81,6 +83,20 @@ def test_the_page_says_what_the_tables_say(folder: Path) -> None:
     assert f"22 crops {atypical} atypical ({100 * atypical / 22:.1f} %) {22 - atypical} normal" in page.text
     assert "1 images could not be used" in page.text and "broken<b>.png" in page.text
     assert "small 0" in page.text
+
+
+def test_the_spread_of_the_views_is_shown_without_asking_the_network_again(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(tmp_path / "in", crops)
+    (tmp_path / "out").mkdir()
+    loader = Loader(small_weights, "cpu", "d4")
+    done, predictor = process_case(tmp_path / "in", tmp_path / "out", loader), loader.predictor()
+    _, expected = predictor.predict_with_spread(predictor.config.preprocessing.cut_out(crops))
+    monkeypatch.setattr(Predictor, "_view_logits", None)
+    shown = crops_of(check_page(report_case(tmp_path / "in", done, predictor)))
+    assert [crop["spread"] for crop in sorted(shown, key=lambda crop: crop["n"])] == expected.tolist()
+    assert min(expected) > 0
 
 
 def test_warnings_are_beside_their_crops(folder: Path) -> None:

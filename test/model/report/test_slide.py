@@ -182,16 +182,28 @@ def test_a_slide_without_figures_has_a_page(tmp_path: Path, crops: list[np.ndarr
     assert "0 figures" in check_page(task.target / REPORT).text
 
 
-@pytest.mark.parametrize("name", ["summary.json", "predictions.csv", "left_out.csv"])
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("summary.json", "statistics", "else"),
+        ("summary.json", "{", "[" * 100_000),
+        ("predictions.csv", "detection", "something"),
+        ("predictions.csv", "\n0,", "\nzero,"),
+        ("predictions.csv", "\n0,", "\n0,1,2,3,4,5,6,7,8,9,10,11,12,13"),
+        ("predictions.csv", "\n0,", "\n" + "x" * 200_000),
+        ("left_out.csv", "detection", "something"),
+    ],
+)
 def test_tables_that_were_altered_are_one_sentence(
-    tmp_path: Path, crops: list[np.ndarray], predictor: Predictor, name: str
+    tmp_path: Path, crops: list[np.ndarray], predictor: Predictor, name: str, old: str, new: str
 ) -> None:
     image, centres = paste(crops)
     detections = write_geojson(tmp_path / "d.geojson", [point(*centres[0]), point(-5, -5)])
     task = SlideTask(write_tiled(tmp_path / "s.tif", image), detections, tmp_path / "out")
     classify_slide(predictor, task)
     text = (task.target / name).read_text()
-    (task.target / name).write_text(text.replace("detection", "something").replace("statistics", "else"))
+    assert old in text
+    (task.target / name).write_text(text.replace(old, new))
     with pytest.raises(ReportError, match=rf"{name} cannot be read"):
         report_slide(task, predictor)
     assert not (task.target / REPORT).exists()
