@@ -268,7 +268,8 @@ def network_figures(bench: Bench, subject: Subject) -> dict:
     figures: dict = {"views": view_set, "dtype": name_of(predictor.dtype), "load_seconds": round(load, 2)}
     figures["case_seconds"] = round(bench.seconds(partial(predictor, case)), 4)
     figures["case_peak_mib"] = bench.peak_mib()
-    figures |= attempt(partial(rates, bench, predictor, subject.roof))
+    rated = attempt(partial(rates, bench, predictor, subject.roof))
+    figures |= {"rates": rated} if "failed" in rated else rated
     figures["as_timm_runs_it"] = attempt(partial(plain_rate, bench, predictor, folder))
     if bench.compiles:
         figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))

@@ -27,7 +27,8 @@ def test_processes_that_would_each_train_alone_are_refused(tmp_path: Path, monke
     ):
         accelerator_for(config_for(tmp_path, tmp_path))
     monkeypatch.delenv("WORLD_SIZE")
-    assert accelerator_for(config_for(tmp_path, tmp_path)).num_processes == 1
+    accelerator = accelerator_for(config_for(tmp_path, tmp_path))
+    assert accelerator.num_processes == 1 and accelerator.non_blocking, "copies from pinned memory are not waited for"
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
