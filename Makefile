@@ -25,10 +25,10 @@ predict: .venv/requirements.done
 test: .venv/test-requirements.done
 	.venv/bin/python -m pytest --durations=10 -m "not slow"
 
-test-all: .venv/test-requirements.done
+test-all: .venv/test-requirements.done .venv/cohort-requirements.done
 	.venv/bin/python -m pytest --durations=10
 
-test-slow: .venv/test-requirements.done
+test-slow: .venv/test-requirements.done .venv/cohort-requirements.done
 	.venv/bin/python -m pytest --durations=10 -m slow
 
 lint: .venv/test-requirements.done
@@ -79,6 +79,10 @@ benchmark: .venv/benchmark-requirements.done
 	@touch $@
 
 .venv/benchmark-requirements.done: benchmark/requirements.txt .venv/training-requirements.done
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/cohort-requirements.done: cohort/requirements.txt .venv/requirements.done
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 

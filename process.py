@@ -5,6 +5,7 @@
     python process.py folder IN OUT     every crop of every image in a folder, as tables
     python process.py slide SLIDE DETECTIONS OUT    every detection on a slide, for QuPath and as tables
     python process.py slide SLIDES.csv OUT          the same for the slides of a table (slide,detections)
+    python process.py merge OUT SHARD...            what one run would have written, from those with --shard I/N
 
 Each takes --help.
 """
@@ -31,6 +32,7 @@ from model.errors import CropError, UserError, one_line
 from model.modes.case import process_case, table
 from model.modes.grand_challenge import clear_result
 from model.modes.loader import Loader
+from model.modes.shard import Shard
 
 if TYPE_CHECKING:
     from model.predictor import Predictor
@@ -64,7 +66,7 @@ def run_server(arguments: argparse.Namespace, loader: Loader) -> int:
 
 def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
     """A lab's own images."""
-    predictor = loader.predictor()
+    predictor = loader.predictor(every_gpu=True)
     from model.modes.folder import FolderOptions, classify_folder  # which imports PyTorch, as the loader does with care
     from model.modes.tables import FAILURES
 
@@ -73,7 +75,7 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
             "Images that do not state their resolution are taken to have %s µm per pixel; say --mpp if they have not.",
             MICROMETRES_PER_PIXEL,
         )
-    options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty())
+    options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty(), arguments.shard)
     prepare_report(arguments, [arguments.target])
     explain = explainer(arguments, predictor)
     done = classify_folder(predictor, arguments.source, arguments.target, options)
@@ -91,7 +93,7 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
 
 def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
     """Slides and detections on them."""
-    predictor = loader.predictor()
+    predictor = loader.predictor(every_gpu=True)
     from model.modes.slide import classify_slide
     from model.modes.slide_list import SLIDES, classify_slides, read_slide_list
     from model.modes.slide_options import SlideOptions, SlideTask
@@ -107,6 +109,7 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
         save_crops=arguments.save_crops,
         resume=arguments.resume,
         show_progress=sys.stderr.isatty(),
+        shard=arguments.shard,
     )
     slide, *detections, target = arguments.paths
     explain = explainer(arguments, predictor)
@@ -150,6 +153,25 @@ def explainer(arguments: argparse.Namespace, predictor: "Predictor") -> "Explain
     from model.report.explain import Explainer
 
     return Explainer.of(predictor)
+
+
+def run_merge(arguments: argparse.Namespace, _: Loader) -> int:
+    """What one run would have written, from shards."""
+    from model.modes.merge import merge
+
+    failed = merge(arguments.target, arguments.shards)
+    logger.info("%d shards; wrote %s", len(arguments.shards), arguments.target)
+    if failed:
+        raise CropError(failed)
+    return 0
+
+
+def shard(text: str) -> Shard:
+    """One of several runs, for the command line."""
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; give I/N, I from 1 to N") from error
 
 
 def share(text: str) -> float:
@@ -200,6 +222,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     pages.add_argument(
         "--explain", action="store_true", help="that, with maps of where the network looked; needs Captum"
     )
+    part = argparse.ArgumentParser(add_help=False)
+    part.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="do the I-th of N parts alone; `process.py merge` puts the parts together",
+    )
     folders = argparse.ArgumentParser(add_help=False)
     folders.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
     folders.add_argument("--output", type=Path, default=Path("/output"), help="for the result (default: %(default)s)")
@@ -219,14 +248,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             serve.add_argument("--port", type=int, default=PORT, help="(default: %(default)s)")
             return serve.parse_args(rest, argparse.Namespace(run=run_server))
         case ["folder", *rest]:
-            folder = parser(" folder", posterior, pages)
+            folder = parser(" folder", posterior, pages, part)
             folder.add_argument("source", type=Path, metavar="IN", help="folder of PNG, JPEG, TIFF and MHA crops")
             folder.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
             folder.add_argument("--mpp", type=micrometres, help="µm per pixel of all images (default: as they say)")
             folder.add_argument("--resume", action="store_true", help="go on with an interrupted run")
             return folder.parse_args(rest, argparse.Namespace(run=run_folder))
         case ["slide", *rest]:
-            return parse_slide(parser(" slide", posterior, pages), rest)
+            return parse_slide(parser(" slide", posterior, pages, part), rest)
+        case ["merge", *rest]:
+            merge = argparse.ArgumentParser(prog="process.py merge", description="Puts shards together.")
+            merge.add_argument("target", type=Path, metavar="OUT", help="folder for the tables")
+            merge.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="folders of all the shards")
+            needless = argparse.Namespace(weights=None, device="cpu", views=DEFAULT_VIEWS)
+            return merge.parse_args(rest, argparse.Namespace(run=run_merge, **vars(needless)))
         case _:
             one = parser("", folders, posterior, pages)
             one.add_argument("--table", action="store_true", help="also print the result as a table")

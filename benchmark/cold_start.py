@@ -45,10 +45,9 @@ with lean_start():
     from model.network.weights import load
     from model.network.weights_config import read_config
     network, config = load(Path(sys.argv[1]))
-    network.to(sys.argv[2])
     if sys.argv[2] == "cuda":
-        from model.speed.blocks import streamline
-        streamline(network.backbone, config.preprocessing.input_size)
+        from model.network.running import place
+        network = place(network, config.preprocessing, torch.device("cuda"), torch.bfloat16)
 with torch.inference_mode():
     for tensor in network.state_dict().values():
         tensor.sum()

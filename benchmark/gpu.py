@@ -1,37 +1,53 @@
 """How fast is it on a GPU, and what does it take of its memory?
 
-    python -m benchmark.gpu [--crops DIR]
+    python -m benchmark.gpu [--crops DIR] [--results DIR] [--tests]
     python -m benchmark.gpu --try        only tries the script out: a tiny network, on the CPU, nothing is written
 
-Everything that needs a GPU, in one go of some minutes, each part saved as it is done: the card's ceiling (a large
-bfloat16 matrix product); DINOv3 ViT-H+/16 with random weights (start-up, a case of 16 crops with four views, views a
-second, memory) and the default network, against `benchmark.reference` on the same card; what half precision changes;
-and a training step (`benchmark.gpu_training`). It needs PyTorch, timm and torchvision; the training step Accelerate,
-peft, scikit-learn, tensorboard and OpenCV too; SimpleITK is not imported. The random weights take 6 GB of disk.
+Everything that needs a GPU, in one go of some minutes, each part saved as it is done, and none lost by another's
+failure: the card's ceiling (a large bfloat16 matrix product); DINOv3 ViT-H+/16 with random weights (start-up, a case of
+16 crops with four views, views a second, memory) and the default network, against `benchmark.reference` on the same
+card in float32 without TensorFloat-32; what half precision changes, of the crops of DIR where they are given; a
+training step (`benchmark.gpu_training`); and, with --tests, the tests. It needs PyTorch, timm and torchvision; the
+training step Accelerate, peft and OpenCV too. The random weights take 6 GB of disk.
 """
 
 import argparse
 import gc
 import statistics
+import subprocess
+import sys
 import tempfile
-import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmark.cold_start import compare, ready_commands, write_reference_weights
 from benchmark.gpu_training import training_steps
-from benchmark.measuring import CROPS, HPLUS, draw_crops, gflops, product_flops, save, timed, write_random_weights
+from benchmark.measuring import (
+    CROPS,
+    HPLUS,
+    REPOSITORY,
+    RESULTS,
+    attempt,
+    draw_crops,
+    gflops,
+    product_flops,
+    save,
+    timed,
+    write_random_weights,
+)
 from benchmark.reference import ReferenceLoop, load_network
 from model.constants import DEFAULT_VIEWS
-from model.images.read import read_crops
 from model.network import weights
+from model.network.running import move
 from model.network.weights_config import Network, read_config
 from model.network.weights_folder import BAKED
-from model.predictor import Predictor, place
+from model.predictor import Predictor
 
 TINY = Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
 
@@ -117,8 +133,12 @@ def batch(predictor: Predictor) -> torch.Tensor:
     return torch.randn(shape, device=predictor.device, dtype=predictor.dtype)
 
 
-def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
+def rates(bench: Bench, predictor: Predictor, roof: float | None) -> dict:
     """Views a second of whole predictions and of the network alone, by batch size, and the share of the ceiling."""
+
+    def share(rate: float) -> float | None:
+        return roof and round(rate * work / roof / 10, 1)
+
     work = gflops(predictor.network, predictor.config.preprocessing)
     figures: dict = {"gflop_a_view": round(work, 1), "by_batch_size": {}}
     usual, views = predictor.batch_size, len(bench.crops) * predictor.view_count
@@ -130,18 +150,18 @@ def rates(bench: Bench, predictor: Predictor, roof: float) -> dict:
         whole = views / bench.seconds(partial(predictor, bench.crops), 3)
         figures["by_batch_size"][str(size)] = {
             "views_a_second": round(whole),
-            "percent_of_ceiling": round(whole * work / roof / 10, 1),
+            "percent_of_ceiling": share(whole),
             "network_alone_views_a_second": round(alone),
-            "network_alone_percent_of_ceiling": round(alone * work / roof / 10, 1),
+            "network_alone_percent_of_ceiling": share(alone),
         }
     predictor.batch_size = usual
     return figures | {"batch_size": usual}
 
 
 def plain_rate(bench: Bench, predictor: Predictor, folder: Path) -> dict:
-    """The network as timm runs it, in the same precision: without what `model.speed.blocks` does."""
+    """The network as timm runs it, in the same precision: without what `model.speed` does."""
     size, images = predictor.batch_size, batch(predictor)
-    network = place(weights.load(folder)[0], predictor.device, predictor.dtype)
+    network = move(weights.load(folder)[0], predictor.device, predictor.dtype)
     with torch.inference_mode():
         return {"batch_size": size, "views_a_second": round(size / bench.seconds(lambda: network(images)))}
 
@@ -214,13 +234,33 @@ def reference_rate(bench: Bench, folder: Path, pth: Path, view_set: str) -> dict
     return {"case_seconds": round(seconds, 3), "peak_mib": bench.peak_mib()}
 
 
-def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: float, dtype=None) -> dict:
+@dataclass(frozen=True)
+class Subject:
+    """A network to measure.
+
+    Attributes:
+        folder: its weights folder.
+        pth: the same for the reference.
+        view_set: of a case.
+        roof: the card's ceiling in its precision, TFLOP/s; None where that was not measured.
+        dtype: its precision; None for the device's.
+    """
+
+    folder: Path
+    pth: Path
+    view_set: str
+    roof: float | None
+    dtype: torch.dtype | None = None
+
+
+def network_figures(bench: Bench, subject: Subject) -> dict:
     """A case, throughput and memory of a network, and the reference's."""
+    folder, view_set = subject.folder, subject.view_set
     bench.forget_memory()
     holder: list[Predictor] = []
 
     def build() -> None:
-        holder.append(Predictor(folder, bench.device, view_set, dtype=dtype))
+        holder.append(Predictor(folder, bench.device, view_set, dtype=subject.dtype))
 
     load = bench.once(build)
     predictor = holder.pop()
@@ -228,27 +268,31 @@ def network_figures(bench: Bench, folder: Path, pth: Path, view_set: str, roof: 
     figures: dict = {"views": view_set, "dtype": name_of(predictor.dtype), "load_seconds": round(load, 2)}
     figures["case_seconds"] = round(bench.seconds(partial(predictor, case)), 4)
     figures["case_peak_mib"] = bench.peak_mib()
-    figures |= rates(bench, predictor, roof)
-    if folder != BAKED:  # which has no blocks
-        figures["as_timm_runs_it"] = attempt(partial(plain_rate, bench, predictor, folder))
+    rated = attempt(partial(rates, bench, predictor, subject.roof))
+    figures |= {"rates": rated} if "failed" in rated else rated
+    figures["as_timm_runs_it"] = attempt(partial(plain_rate, bench, predictor, folder))
     if bench.compiles:
         figures["compiled"] = attempt(partial(compiled_rate, bench, predictor))
     if bench.device == "cuda":
         figures["graphed"] = attempt(partial(graphed_rate, bench, predictor))
     del predictor
-    figures["half_precision"] = against_float32(bench, folder, bench.crops[:512], view_set)
-    reference = figures["reference"] = reference_rate(bench, folder, pth, view_set)
-    figures["times_faster_than_reference"] = round(reference["case_seconds"] / figures["case_seconds"], 1)
+    figures["half_precision"] = attempt(partial(against_float32, bench, folder, bench.crops[:512], view_set))
+    reference = figures["reference"] = attempt(partial(reference_rate, bench, folder, subject.pth, view_set))
+    if "case_seconds" in reference:
+        figures["times_faster_than_reference"] = round(reference["case_seconds"] / figures["case_seconds"], 1)
     return figures
 
 
-def attempt(part: Callable[[], dict]) -> dict:
-    """A part's figures; or why there are none, so that the other parts are still measured."""
-    try:
-        return part()
-    except Exception as error:
-        traceback.print_exc()
-        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+def tests() -> dict:
+    """What pytest says at the end, of all tests that this machine has the packages for."""
+    command = [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    return {
+        "status": done.returncode,
+        "summary": lines[-1] if lines else "",
+        "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))],
+    }
 
 
 def main() -> None:
@@ -256,35 +300,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--try", dest="trial", action="store_true", help="a tiny network on the CPU; writes nothing")
     parser.add_argument("--crops", type=Path, help="folder of PNG crops, 128 x 128 (default: drawn ones)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for gpu.json (default: %(default)s)")
+    parser.add_argument("--tests", action="store_true", help="also run the tests")
     parser.add_argument("--training-steps", type=int, default=40, help="counted steps (default: 40)")
     arguments = parser.parse_args()
-    crops = None
-    if arguments.crops:
-        crops = [read_crops(file)[0] for file in sorted(arguments.crops.glob("*.png"))[::5][:512]]
-    bench = Bench(arguments.trial, crops)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 here is float32
     figures: dict = {}
 
     def part(name: str, measure: Callable[[], dict]) -> None:
         figures[name] = attempt(measure)
         if arguments.trial:
-            print(name, figures[name])
+            print(name, figures[name], flush=True)
         else:
-            save("gpu", figures)
+            save("gpu", figures, arguments.results)
 
+    bench = Bench(arguments.trial, read_pngs(arguments.crops) if arguments.crops else None)
     part("ceiling", lambda: ceiling(bench))
     roofs = figures["ceiling"]
     with tempfile.TemporaryDirectory() as name:
-        folder, pth = Path(name) / "large", Path(name) / "large.pth"
-        write_random_weights(folder, bench.network, bench.side)
-        write_reference_weights(folder, pth)
-        write_reference_weights(BAKED, Path(name) / "default.pth")
-        part("hplus", lambda: network_figures(bench, folder, pth, "rot4", roofs["bfloat16_tflops"]))
-        default = BAKED, Path(name) / "default.pth", DEFAULT_VIEWS
-        half = torch.bfloat16 if arguments.trial else torch.float16  # which a CPU computes in very slowly
-        part("default", lambda: network_figures(bench, *default, roofs["float16_tflops"], half))
+        folder, pth, default = Path(name) / "large", Path(name) / "large.pth", Path(name) / "default.pth"
+        # A CPU computes in float16 very slowly.
+        half = torch.bfloat16 if arguments.trial else torch.float16
+
+        def hplus() -> dict:
+            write_random_weights(folder, bench.network, bench.side)
+            write_reference_weights(folder, pth)
+            return network_figures(bench, Subject(folder, pth, "rot4", roofs.get("bfloat16_tflops")))
+
+        def default_weights() -> dict:
+            write_reference_weights(BAKED, default)
+            return network_figures(bench, Subject(BAKED, default, DEFAULT_VIEWS, roofs.get("float16_tflops"), half))
+
+        def ready() -> dict:
+            commands = ready_commands(folder, pth, bench.network, bench.device)
+            return compare(commands, 1 if arguments.trial else 3, "ready")
+
+        part("hplus", hplus)
+        part("default", default_weights)
         part("training", lambda: training_steps(arguments.trial, arguments.training_steps))
-        commands = ready_commands(folder, pth, bench.network, bench.device)
-        part("cold_start_hplus_ready", lambda: compare(commands, 1 if arguments.trial else 3, "ready"))
+        part("cold_start_hplus_ready", ready)
+    if arguments.tests:
+        part("tests", tests)
+    failed = [name for name, found in figures.items() if "failed" in found and name != "tests"]
+    sys.exit(f"These parts failed: {', '.join(failed)}." if failed else 0)
+
+
+def read_pngs(folder: Path) -> list[np.ndarray]:
+    """Up to 512 of a folder's crops, every fifth."""
+    files = sorted(folder.glob("*.png"))[::5][:512]
+    return [np.asarray(Image.open(file).convert("RGB")) for file in files]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A training step of DINOv3 ViT-H+/16 with adapters, as `training/` does it, against a plain float32 loop.
 
 Part of `python -m benchmark.gpu`. Random weights and drawn crops; batches of 16 at 224 px, rank-8 adapters on query and
-value, everything else frozen. The plain loop has the same network, adapters and loss, but computes in float32, keeps
-all activations, and gets its batches for nothing: random images that are on the device already.
+value, everything else frozen. The plain loop has the same network, adapters and loss, but computes in float32 without
+TensorFloat-32, keeps all activations, and gets its batches for nothing: random images that are on the device already.
 """
 
 import gc
@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 
-from benchmark.measuring import draw_crops
+from benchmark.measuring import attempt, draw_crops
 
 RECIPE = Path(__file__).parent.parent / "training" / "configs" / "dinov3_hplus.yaml"
 GIB = 2**30
@@ -34,29 +35,19 @@ def training_steps(trial: bool, steps: int) -> dict:
     _do_without_omegaconf()
     figures: dict = {"steps": steps}
     for name, checkpointing, half in (
-        ("bf16", False, False),
-        ("bf16_checkpointing", True, False),
-        ("bf16_frozen_weights_in_bf16", False, True),
-        ("bf16_frozen_weights_in_bf16_checkpointing", True, True),
+        ("bf16", False, True),
+        ("bf16_checkpointing", True, True),
+        ("bf16_frozen_weights_in_float32", False, False),
+        ("bf16_frozen_weights_in_float32_checkpointing", True, False),
     ):
-        figures[name] = _or_why_not(lambda c=checkpointing, h=half: _adapted(trial, steps, c, h))
-    figures["plain_float32"] = _or_why_not(lambda: _plain(trial, steps))
+        figures[name] = attempt(partial(_adapted, trial, steps, checkpointing, half))
+    figures["plain_float32"] = attempt(partial(_plain, trial, steps))
     plain = figures["plain_float32"].get("seconds_a_step")
     for figure in figures.values():
         if plain and isinstance(figure, dict) and "seconds_a_step" in figure:
             figure["times_faster_than_plain"] = round(plain / figure["seconds_a_step"], 2)
+    figures["frozen_weights_in_half_precision"] = attempt(partial(_change_of_logits, trial))
     return figures
-
-
-def _or_why_not(measure) -> dict:
-    try:
-        return measure()
-    except torch.OutOfMemoryError as error:
-        return {"failed": f"OutOfMemoryError: {str(error).splitlines()[0]}"}
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _do_without_omegaconf() -> None:
@@ -115,39 +106,39 @@ def _network(config, device: torch.device):
         network = build_network(config)
     add_adapters(network, config.adapter)
     to_device: Any = network.to  # whose types do not know of memory formats
-    return to_device(device, memory_format=torch.channels_last)
+    return to_device(device, memory_format=network.memory_format)
 
 
 def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
     from accelerate import Accelerator
-    from torch.utils.data import DataLoader
+    from accelerate.utils import DataLoaderConfiguration
 
     from training.data.crops import BalancedSampler, TrainingCrops
     from training.fitting.epoch import train_epoch
+    from training.fitting.loading import count_workers, loader
     from training.fitting.state import Fit
+    from training.network.frozen import halve_frozen
+    from training.network.rotation import kept_rotation
 
     config, warm = _config(trial, checkpointing), 3
     optimisation = config.optimisation
-    accelerator = Accelerator(mixed_precision="bf16", cpu=trial)
+    accelerator = Accelerator(
+        mixed_precision="bf16", cpu=trial, dataloader_config=DataLoaderConfiguration(non_blocking=True)
+    )
     _start_counting()
     network = _network(config, accelerator.device)
     if half:
-        for parameter in network.parameters():
-            if not parameter.requires_grad and parameter.ndim > 1:
-                parameter.data = parameter.data.bfloat16()
+        halve_frozen(network, accelerator.mixed_precision)
     fit = Fit.begin(config, accelerator, network, warm + steps)
 
     def epoch(count: int) -> _Timed:
         labels = np.arange(count * optimisation.batch_size) % 2
         crops, weights = draw_crops(64) * (len(labels) // 64 + 1), np.ones(len(labels))
-        loader = DataLoader(
-            TrainingCrops(crops, labels[:, None], weights, config.augmentation, 0),
-            batch_size=optimisation.batch_size,
-            sampler=BalancedSampler(labels, 1.0, 0),
-            num_workers=config.data.workers,
-        )
-        batches = _Timed(accelerator.prepare(loader))
-        train_epoch(fit, batches, [f"crop {i}" for i in range(len(labels))])
+        dataset = TrainingCrops(crops, labels[:, None], weights, config.augmentation, 0)
+        sampler, workers = BalancedSampler(labels, 1.0, 0), count_workers(config.data.workers)
+        batches = _Timed(accelerator.prepare(loader(dataset, sampler, optimisation.batch_size, workers, accelerator)))
+        with kept_rotation(network):
+            train_epoch(fit, batches, [f"crop {i}" for i in range(len(labels))])
         return batches
 
     epoch(warm)
@@ -178,6 +169,22 @@ def _plain(trial: bool, steps: int) -> dict:
         optimizer.zero_grad()
         loss.item()
     return _figures(time.perf_counter() - start, steps)
+
+
+def _change_of_logits(trial: bool) -> dict:
+    """How far storing frozen weights in half precision moves the logits of autocast; the adapters have done nothing."""
+    from training.network.frozen import halve_frozen
+
+    config = _config(trial, False)
+    device = torch.device("cpu" if trial else "cuda")
+    network = _network(config, device).eval()
+    images = torch.randn(config.optimisation.batch_size, 3, config.network.input_size, config.network.input_size)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        expected = network(images.to(device))
+    halve_frozen(network, "bf16")
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        found = network(images.to(device))
+    return {"largest_change": float((found - expected).abs().max()), "largest_logit": float(expected.abs().max())}
 
 
 def _start_counting() -> None:

@@ -1,5 +1,6 @@
 """What the benchmarks share: the machine's description, cases and networks to run, medians, processes, results."""
 
+import gc
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.errors import first_line
 from model.modes.grand_challenge import INPUT_FOLDER
 from model.network import weights
 from model.network.calibration import Calibration
@@ -54,12 +57,25 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def save(name: str, figures: dict) -> None:
-    """Writes `benchmark/results/<name>.json`, with the machine, and prints it."""
-    RESULTS.mkdir(exist_ok=True)
+def save(name: str, figures: dict, folder: Path = RESULTS) -> None:
+    """Writes `<name>.json` into a folder, that of the results by default, with the machine, and prints it."""
+    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine()} | figures, indent=2)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+
+
+def attempt(part: Callable[[], dict]) -> dict:
+    """A part's figures; or why there are none, so that the other parts are still measured."""
+    try:
+        return part()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {first_line(error)}"}
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def use_cores(count: int) -> None:

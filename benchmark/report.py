@@ -134,9 +134,9 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
             cell(
                 results,
                 "{} times; {} GiB; {}",
-                "gpu.training.bf16_checkpointing.times_faster_than_plain",
-                "gpu.training.bf16_checkpointing.peak_gib",
-                "gpu.training.bf16_checkpointing.loading_share",
+                "gpu.training.bf16.times_faster_than_plain",
+                "gpu.training.bf16.peak_gib",
+                "gpu.training.bf16.loading_share",
             ),
         ),
     ]

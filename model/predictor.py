@@ -1,28 +1,21 @@
 """Crops in, P(atypical) out: batches, precision, and what to do when the accelerator's memory runs out."""
 
-import hashlib
-import json
 import logging
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from model.constants import DEFAULT_VIEWS
+from model.device import choose_device, choose_dtype, compute_on, memory_is_full
 from model.errors import PredictionError, first_line
 from model.network import views
 from model.network.calibration import calibrate
-from model.network.ensemble import Classifier, members_of
-from model.network.preprocessing import Preprocessing
+from model.network.ensemble import Classifier
+from model.network.running import ViewAverage, place
 from model.network.weights import load
-from model.speed.blocks import streamline
-from model.speed.folding import fold
 from model.speed.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -34,8 +27,8 @@ CPU_IMAGES = 16
 """Images, of which a view has one for each field of view, that go through the network together on the CPU; more of them
 take more memory and no less time. So many are the eight views of a crop with two fields of view."""
 
-CROPS_A_COPY = 1024
-"""Fields of view copied to the device at once: tens of megabytes."""
+GOOD_CALLS = 20
+"""After so many without a full memory, batches are as large again as they were: what filled it may be gone."""
 
 
 class Predictor:
@@ -43,10 +36,13 @@ class Predictor:
 
     Args:
         folder: a weights folder.
-        device: `cuda`, `cpu`, or `auto` for the GPU when there is one.
+        device: `cuda`, `cuda:N`, `cpu`, or `auto` for the GPU when there is one.
         view_set: test-time augmentation, one of `model.constants.VIEW_SETS`.
         batch_size: views in one forward pass; None for the device's default.
         dtype: precision to run in; None for the device's, see `choose_dtype`.
+
+    Attributes:
+        copies: predictors of the same weights on further GPUs, for the modes that use all; none unless they are added.
 
     Raises:
         WeightsError: the weights folder cannot be used.
@@ -73,20 +69,11 @@ class Predictor:
         preprocessing = self.config.preprocessing
         on_cpu = max(1, CPU_IMAGES // len(preprocessing.scales))
         self.batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_VIEWS)
+        self._usual_batch_size, self._good_calls = self.batch_size, 0
+        self.copies: list[Predictor] = []
         if self.device.type == "cpu":
             keep_freed_memory()
-            network.float()
-            if self.dtype == torch.float32:
-                network = fold(network, preprocessing.channels, preprocessing.input_size)
-        try:
-            self.network = place(network, self.device, self.dtype)
-            if self.device.type == "cuda":
-                for member in members_of(self.network):
-                    streamline(member.backbone, preprocessing.input_size)
-        except torch.OutOfMemoryError as error:
-            raise PredictionError(
-                "The GPU's memory does not hold the network; free it, or run with --device cpu."
-            ) from error
+        self.network = self._placed(network, self.dtype)
 
     def __call__(self, crops: Sequence[np.ndarray], progress: bool = False) -> np.ndarray:
         """P(atypical) of crops.
@@ -106,14 +93,13 @@ class Predictor:
         return self.predict_fields(self.config.preprocessing.cut_out(crops), progress)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what `config.json` says of the tensors, and of what is done before and after the network."""
-        config = replace(self.config, training={})  # which is for people
-        return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what the weights are and do: `WeightsConfig.fingerprint`."""
+        return self.config.fingerprint()
 
     def responds(self) -> bool:
         """Whether the device still computes; after some of a GPU's errors it no longer does, in this process."""
         try:
-            _compute_on(self.device)
+            compute_on(self.device)
         except RuntimeError:
             return False
         return True
@@ -150,145 +136,70 @@ class Predictor:
         return calibrate(logits.mean(dim=1).numpy(), self.config.calibration), spread
 
     def _view_logits(self, fields: Tensor, progress: bool = False) -> Tensor:
-        """The logit of each view of each crop, (N, V) float64 on the CPU; with smaller batches where memory is full."""
+        """The logit of each view of each crop, (N, V) float64 on the CPU."""
         if not len(fields):
             return torch.zeros(0, self.view_count, dtype=torch.float64)
-        while True:
-            try:
-                average = ViewAverage(
-                    self.network, self.config.preprocessing, self.view_set, self.batch_size, self.device, self.dtype
-                )
-                logits = average.view_logits(fields, progress).cpu()
-                break
-            except torch.OutOfMemoryError as error:
-                if self.batch_size == 1:
-                    raise PredictionError(
-                        "The GPU's memory does not even hold one view; free it, or run with --device cpu."
-                    ) from error
-                self.batch_size = max(1, self.batch_size // 2)
-                logger.warning("The GPU's memory is full; going on with batches of %d views.", self.batch_size)
-                torch.cuda.empty_cache()
-            except Exception as error:  # whatever an architecture says to images that it is not made for
-                side = self.config.preprocessing.input_size
-                reason = first_line(error)
-                raise PredictionError(
-                    f"The network does not run on images of {side} x {side} pixels ({reason}); check backbone_args, "
-                    "pooling and input_size in the weights' config.json, or the GPU."
-                ) from error
+        logits = self._in_batches(fields, progress)
+        if self.dtype != torch.float32 and not logits.isfinite().all():
+            self._go_on_in_float32()
+            logits = self._in_batches(fields, progress)
         not_finite = np.flatnonzero(~np.isfinite(logits.numpy()).all(axis=1))
         if len(not_finite):
             raise PredictionError(
                 f"The network's logit of crop {not_finite[0] + 1} is not a finite number; nothing was written."
             )
+        self._good_calls += 1
+        if self._good_calls >= GOOD_CALLS and self.batch_size < self._usual_batch_size:
+            self.batch_size = self._usual_batch_size
         return logits
 
+    def _in_batches(self, fields: Tensor, progress: bool) -> Tensor:
+        """The logits, with smaller batches where the GPU's memory is full."""
+        while (logits := self._unless_memory_is_full(fields, progress)) is None:
+            self.batch_size, self._good_calls = max(1, self.batch_size // 2), 0
+            logger.warning("The GPU's memory is full; going on with batches of %d views.", self.batch_size)
+            torch.cuda.empty_cache()  # here, where no error holds the tensors of the pass that failed any more
+        return logits
 
-def place(network: Classifier, device: torch.device, dtype: torch.dtype) -> Classifier:
-    """Moves a network to a device, in place: backbones in a precision, heads in float32.
-
-    Raises:
-        torch.OutOfMemoryError: the device's memory does not hold it.
-    """
-    # First to the device, as it is stored: what converts it there would take the processor seconds.
-    network.to(device)
-    for member in members_of(network):
-        to_precision: Any = member.backbone.to  # torch declares no memory format, but takes one
-        to_precision(dtype, memory_format=torch.channels_last)
-        member.head.float()
-    return network
-
-
-@dataclass(frozen=True)
-class ViewAverage:
-    """A network asked for several views of each crop.
-
-    Attributes:
-        network: gives (B,) logits of the images of `preprocessing.network_input`; in evaluation mode, on `device`.
-        preprocessing: the one the network was trained with.
-        view_set: one of `model.constants.VIEW_SETS`.
-        batch_size: views in one forward pass.
-        device: where preprocessing, views and network run.
-        dtype: precision of the network's input.
-    """
-
-    network: Callable[[Tensor], Tensor]
-    preprocessing: Preprocessing
-    view_set: str
-    batch_size: int
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-
-    def logits(self, fields: Tensor, progress: bool = False) -> np.ndarray:
-        """Logits averaged over views, before calibration.
-
-        Args:
-            fields: (N, F, F, 3) uint8, from `preprocessing.cut_out`.
-            progress: show a progress bar on stderr.
-
-        Returns:
-            (N,) float64.
-        """
-        return self.view_logits(fields, progress).mean(dim=1).cpu().numpy()
-
-    @torch.inference_mode()
-    def view_logits(self, fields: Tensor, progress: bool = False) -> Tensor:
-        """Logits of each view, before calibration: (N, V) float64 on the device, for arguments as of `logits`."""
-        crops_per_batch = max(1, self.batch_size // views.count(self.view_set))
-        found = []
-        with tqdm(total=len(fields), unit="crop", leave=False, disable=not progress) as bar:
-            # A copy to the GPU waits for what the GPU is doing, so there is one for many batches.
-            for part in fields.split(CROPS_A_COPY):
-                for crops in part.to(self.device).split(crops_per_batch):
-                    images = self.preprocessing.network_input(crops).to(self.dtype)
-                    batches = views.expand(images, self.view_set).split(self.batch_size)
-                    logits = torch.cat([self.network(batch) for batch in batches])
-                    found.append(views.apart(logits.double(), self.view_set))
-                    bar.update(len(crops))
-        return torch.cat(found)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device named `auto`, `cpu` or `cuda`; `auto` is the GPU when PyTorch sees one.
-
-    Raises:
-        PredictionError: `cuda` was asked for and there is none that works.
-    """
-    if name == "cpu":
-        return torch.device("cpu")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        available = torch.cuda.is_available()
-    # A driver that is missing is no news on a machine without a GPU; one that is there and unfit is.
-    problem = next((str(entry.message) for entry in caught if "driver" in str(entry.message)), "")
-    if available:
+    def _unless_memory_is_full(self, fields: Tensor, progress: bool) -> Tensor | None:
+        """The logits; None where the GPU's memory is full and smaller batches may help."""
+        preprocessing = self.config.preprocessing
+        average = ViewAverage(self.network, preprocessing, self.view_set, self.batch_size, self.device, self.dtype)
         try:
-            _compute_on(torch.device("cuda"))
-            return torch.device("cuda")
+            return average.view_logits(fields, progress).cpu()
+        except Exception as error:  # whatever an architecture says to images that it is not made for
+            if memory_is_full(error) and self.batch_size > 1:
+                return None
+            if memory_is_full(error):
+                raise PredictionError(
+                    "The GPU's memory does not even hold one view; free it, or run with --device cpu."
+                ) from error
+            side = preprocessing.input_size
+            raise PredictionError(
+                f"The network does not run on images of {side} x {side} pixels ({first_line(error)}); check "
+                "backbone_args, pooling and input_size in the weights' config.json, or the GPU."
+            ) from error
+
+    def _go_on_in_float32(self) -> None:
+        """Takes the network into float32, from its folder: numbers may have been lost on the way to half precision.
+
+        Raises:
+            WeightsError: the weights folder cannot be used any more.
+            PredictionError: it holds other weights now, or the GPU's memory does not hold them in float32.
+        """
+        logger.warning("A logit is not a finite number in %s; going on in float32, more slowly.", self.dtype)
+        network, config = load(self.folder)
+        if config != self.config:
+            raise PredictionError(f"{self.folder} holds other weights than at the start; start again.")
+        self.network, self.dtype = self._placed(network, torch.float32), torch.float32
+
+    def _placed(self, network: Classifier, dtype: torch.dtype) -> Classifier:
+        """The network on the device, in a precision."""
+        try:
+            return place(network, self.config.preprocessing, self.device, dtype)
         except RuntimeError as error:
-            problem = str(error)
-    problem = problem.strip().partition("\n")[0].rstrip(".")
-    if name == "cuda":
-        raise PredictionError(
-            f"A GPU was asked for, but {f'it does not work ({problem})' if problem else 'PyTorch sees none'}; check "
-            "the driver, or run with --device cpu."
-        )
-    if problem:
-        logger.warning("The GPU does not work (%s); running on the CPU.", problem)
-    return torch.device("cpu")
-
-
-def _compute_on(device: torch.device) -> None:
-    """Adds one and one.
-
-    Raises:
-        RuntimeError: the device cannot.
-    """
-    torch.ones(1, device=device).add_(1).cpu()
-
-
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """Precision to run in: bfloat16 from compute capability 8.0, float16 on 7.x, float32 on older GPUs and the CPU."""
-    if device.type != "cuda":
-        return torch.float32
-    major, _ = torch.cuda.get_device_capability(device)
-    return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
+            if not memory_is_full(error):
+                raise
+            raise PredictionError(
+                "The GPU's memory does not hold the network; free it, or run with --device cpu."
+            ) from error

@@ -10,7 +10,7 @@ import pytest
 from helpers import REPOSITORY
 
 LAYERS = [
-    ["model.constants", "model.errors", "model.files", "model.checks"],
+    ["model.constants", "model.errors", "model.files", "model.checks", "model.device"],
     ["model.speed"],
     ["model.images", "model.network"],
     ["model.slides"],
@@ -19,6 +19,7 @@ LAYERS = [
     ["model.report"],
     ["model"],
     ["process"],
+    ["cohort"],
     ["training"],
     ["benchmark"],
 ]
@@ -38,7 +39,7 @@ def module_files(root: Path) -> dict[str, Path]:
     """Python files of the program by the names that they are imported by."""
     files = [
         root / "process.py",
-        *(file for top in ("model", "training", "benchmark") for file in (root / top).rglob("*.py")),
+        *(file for top in ("model", "cohort", "training", "benchmark") for file in (root / top).rglob("*.py")),
     ]
     return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
@@ -105,7 +106,9 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 def packages(requirements: Path) -> set[str]:
     """Names that the packages of a requirements file are imported by."""
-    names = re.findall(r"^([A-Za-z0-9_-]+)==", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    names = re.findall(
+        r"^([A-Za-z0-9_-]+)(?:\[[a-z,]+\])?==", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     return {module for name in names for module in PROVIDES.get(name, [name.replace("-", "_")])}
 
 
@@ -131,7 +134,18 @@ def test_what_the_container_runs_imports_only_what_it_installs(edges: dict[str, 
     assert optional["model.report.explain"] == {"captum"}
     missing = {(module, name) for module in own for name in edges[module] - known - optional.get(module, set())}
     assert missing == set()
-    assert not any(edges[module] & {"training", "benchmark"} for module in own)
+    others = {module for module in edges if module.partition(".")[0] in ("cohort", "training", "benchmark")}
+    assert "cohort.predict" in others and not any(edges[module] & others for module in own)
+    cohort = {module for module in others if module.startswith("cohort")}
+    assert not any(edges[module] & cohort for module in others if module.startswith("training"))
+
+
+def test_a_cohort_imports_only_what_its_requirements_name(edges: dict[str, set[str]]) -> None:
+    """And nothing of training, which is not installed on a cluster's machines."""
+    named = [REPOSITORY / name for name in ("requirements.txt", "explain-requirements.txt", "cohort/requirements.txt")]
+    known = {name for path in named for name in packages(path)} | set(sys.stdlib_module_names)
+    own = {module for module in edges if module.partition(".")[0] in ("cohort", "model", "process")}
+    assert {f"{module} -> {name}" for module in own for name in edges[module] - known - own} == set()
 
 
 def test_what_breaks_the_rules_is_found(tmp_path: Path) -> None:

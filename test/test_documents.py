@@ -12,8 +12,8 @@ DOCUMENTS = [*sorted(REPOSITORY.glob("*.md")), *sorted(REPOSITORY.glob("docs/*.m
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
-REPOSITORY_PATH = re.compile(r"(?:(?:model|training|test|benchmark|docs)/[\w./-]+|\w+)\.(?:py|sh|yaml|csv|md)")
-MODULE = re.compile(r"-m ((?:training|benchmark|docs)\.\w+)")
+REPOSITORY_PATH = re.compile(r"(?:(?:model|cohort|training|test|benchmark|docs)/[\w./-]+|\w+)\.(?:py|sh|yaml|csv|md)")
+MODULE = re.compile(r"-m ((?:cohort|training|benchmark|docs)\.\w+)")
 
 README_LINES = 130
 """A README is read when it is short."""

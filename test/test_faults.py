@@ -14,10 +14,11 @@ import pytest
 import torch
 from helpers import REPOSITORY, write_case
 
-from model import predictor as predictor_module
+from model import device as device_module
+from model.device import choose_device
 from model.errors import PredictionError
 from model.modes.grand_challenge import RESULT_FILE, clear_result, result, write_result
-from model.predictor import Predictor, choose_device
+from model.predictor import Predictor
 
 COMMAND = [sys.executable, str(REPOSITORY / "process.py"), "--device", "cpu"]
 
@@ -198,12 +199,31 @@ def test_a_gpu_that_does_not_work_is_said_and_the_cpu_used(
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(predictor_module, "_compute_on", broken)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(device_module, "compute_on", broken)
     assert choose_device("auto").type == "cpu"
     assert "The GPU does not work (CUDA error: no kernel image" in caplog.text
     with pytest.raises(PredictionError, match="does not work"):
         choose_device("cuda")
     assert len(Predictor(small_weights)(crops)) == len(crops)
+
+
+def test_a_gpu_older_than_pytorchs_kernels_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    assert choose_device("auto").type == "cpu"
+    assert "its compute capability is 6.1, and PyTorch has kernels from 7.0 on" in caplog.text
+    with pytest.raises(PredictionError, match=r"compute capability is 6\.1"):
+        choose_device("cuda")
+
+
+def test_the_wheels_have_no_kernels_for_older_gpus() -> None:
+    """Which is why none are used."""
+    flags = torch._C._cuda_getArchFlags()
+    capabilities = [int(flag[len("sm_") :].rstrip("a")) for flag in (flags or "").split() if flag.startswith("sm_")]
+    assert not capabilities or min(capabilities) == 10 * device_module.OLDEST[0] + device_module.OLDEST[1]
 
 
 def test_a_driver_that_is_too_old_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,7 +29,8 @@ class DataConfig:
         shift_split: `domains` or `sources` fits further networks that hold these out; the calibration then stands on
             both kinds of held-out predictions. Empty for none; without effect where there is only one.
         soft_labels: train on the share of experts that called a crop atypical instead of on their majority.
-        workers: processes that prepare crops; 0 prepares them in the training process.
+        workers: processes that prepare crops; 0 prepares them in the training process, -1 has as many as half of the
+            cores that a training process may use, 1 to 8.
     """
 
     root: str = MISSING
@@ -38,7 +39,7 @@ class DataConfig:
     folds: int = 4
     shift_split: str = ""
     soft_labels: bool = False
-    workers: int = 1
+    workers: int = -1
 
 
 @dataclass
@@ -177,7 +178,8 @@ class OptimisationConfig:
         balance: share of the class-balancing in the sampling; 0 draws every crop alike, 1 both classes equally often.
         precision: `no`, `bf16` or `fp16` (mixed precision), or `auto`: bf16 where the GPU computes in it, fp16 on
             older ones, none on the CPU.
-        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them; `auto`: on the
+            CPU, and where the GPU's memory would not hold them.
         accumulation: batches whose gradients are averaged before the weights change.
     """
 
@@ -190,7 +192,7 @@ class OptimisationConfig:
     gradient_clip: float = 1.0
     balance: float = 1.0
     precision: str = "no"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
     accumulation: int = 1
 
 

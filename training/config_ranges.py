@@ -58,14 +58,14 @@ class Numbers:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Some texts."""
+    """Some texts, or yes and no."""
 
-    choices: Sequence[str]
+    choices: Sequence[str | bool]
 
     def check(self, key: str, value: object) -> None:
         """Raises ValueError for another value."""
         if value not in self.choices:
-            shown = [choice or "'' (none)" for choice in self.choices]
+            shown = ["'' (none)" if choice == "" else str(choice).lower() for choice in self.choices]
             raise ValueError(f"{key} is {value!r}; choose among {', '.join(shown)}")
 
 
@@ -96,7 +96,7 @@ RANGES: dict[str, Whole | Number | Numbers | OneOf | Line] = {
     "data.split": OneOf(SPLITS),
     "data.folds": Whole(2, 100),
     "data.shift_split": OneOf(("", *SPLITS[1:])),
-    "data.workers": Whole(0, 256),
+    "data.workers": Whole(-1, 256),
     "network.backbone": Line(),
     "network.pooling": Line(),
     "network.dropout": SHARE_BELOW_ONE,
@@ -143,6 +143,7 @@ RANGES: dict[str, Whole | Number | Numbers | OneOf | Line] = {
     "optimisation.gradient_clip": Number(0, 1e9),
     "optimisation.balance": SHARE,
     "optimisation.precision": OneOf(PRECISIONS),
+    "optimisation.gradient_checkpointing": OneOf((False, True, "auto")),
     "optimisation.accumulation": Whole(1, 10**4),
 }
 """What every key may be whose type alone does not say it."""

@@ -33,6 +33,7 @@ from training.config import load_config
 from training.data.crops import load_crops
 from training.data.manifest import read_manifest
 from training.fitting.predict import Inference
+from training.fitting.run import check_gpu
 from training.network.adapters import add_adapters, backbone_sha256, load_adapter_tensors
 from training.network.classifier import build_network
 from training.network.pretrained import load_pretrained
@@ -96,6 +97,7 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
     """
     crops = load_crops(read_manifest(data)).crops if data else read_crops(find_stack(EXAMPLE))
     network, weights = read_adapter(adapter, backbone)
+    check_gpu()
     accelerator = Accelerator()
     network = network.to(accelerator.device)
     network = merge_checked(network, crops, Inference(accelerator, weights.preprocessing))

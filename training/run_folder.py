@@ -29,7 +29,7 @@ from training.data.folds import few_of_each, splits_of
 from training.data.manifest import read_manifest
 from training.fitting.run import NOTE, Run, accelerator_for, write_whole
 from training.network.classifier import preprocessing_of
-from training.network.cost import check_network
+from training.network.cost import check_network, choose_checkpointing
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iter
     _check_output(Path(config.output), replace or bool(begun) or smoke)
     accelerator = accelerator_for(config)
     check_network(config)
+    config = choose_checkpointing(config, accelerator.device, accelerator.num_processes)
     _make_folders(config, smoke, accelerator)
     with _logging_to(folder / LOG, accelerator):
         samples = read_manifest(Path(config.data.root))

@@ -5,12 +5,14 @@ threads read others ahead and write the results of the one before, so the networ
 does not grow with their number.
 """
 
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +26,11 @@ from model.images.read import SUFFIXES, read_stack
 from model.images.resampling import rescale, resolution
 from model.images.rgb import check_size
 from model.modes.grand_challenge import DECIMALS, result
+from model.modes.in_order import predict_in_order
 from model.modes.listing import Listed, list_images
+from model.modes.shard import Shard, ShardNote, write_note
 from model.modes.tables import Known, Progress, Record, RunTables
+from model.network.preprocessing import Preprocessing
 from model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -35,6 +40,7 @@ FILES_PER_BLOCK = 256
 FILES_AHEAD = 256
 BYTES_AHEAD = 1 << 26
 READERS = 2
+"""Threads, for each GPU."""
 
 Content = Tensor | Record
 """The fields of view of an image's crops, (N, F, F, 3) uint8, or what is known of it already."""
@@ -51,19 +57,25 @@ class FolderOptions:
         prevalence: share of atypical figures, in (0, 1), to add a column with the posterior for; None for none.
         resume: keep what an earlier run found of images that are unchanged.
         show_progress: show a bar with rate and time left on stderr.
+        shard: whose images to classify alone; None for all.
     """
 
     mpp: float | None = None
     prevalence: float | None = None
     resume: bool = False
     show_progress: bool = False
+    shard: Shard | None = None
+
+    def takes(self, image: Listed) -> bool:
+        """Whether an image is to be classified."""
+        return self.shard is None or self.shard.takes(image.name)
 
 
 def classify_folder(predictor: Predictor, source: Path, target: Path, options: FolderOptions | None = None) -> Progress:
     """Classifies every crop of every image in a folder and the folders below it.
 
     Args:
-        predictor: the network.
+        predictor: the network, which uses all GPUs that it has copies on.
         source: folder of images; files with other suffixes than `model.images.read.SUFFIXES` are passed over.
         target: folder for the tables, made when missing.
         options: None for the defaults.
@@ -78,51 +90,83 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
     options = options or FolderOptions()
     if not source.is_dir():
         raise CaseError(f"{source} is no folder; give a folder of images.")
-    total = sum(1 for _ in list_images(source))
-    if not total:
+    total, identity = _look_through(source, options)
+    if identity is None:
         raise CaseError(f"{source} holds no image ({', '.join(SUFFIXES)}); give a folder of images.")
-    settings = {"weights": predictor.fingerprint(), "views": predictor.view_set, "mpp": options.mpp}
+    settings: dict[str, Any] = {"weights": predictor.fingerprint(), "views": predictor.view_set, "mpp": options.mpp}
     if options.prevalence is not None:
         settings["prevalence"] = options.prevalence
+    if options.shard is not None:
+        settings["shard"] = asdict(options.shard)
     with RunTables(target) as tables:
         known = tables.start(settings, options.resume)
-        read = _Reader(source, predictor, options.mpp)
+        read = ImageReader(source, predictor.config.preprocessing, options.mpp)
         with tqdm(total=total, unit="file", disable=not options.show_progress) as bar:
             written: Future[None] = Future()
             written.set_result(None)
             with ThreadPoolExecutor(1) as writer:
-                for block in _blocks(_read_ahead(list_images(source, say=False), known, read)):
-                    records = _predict(predictor, block)
+                wanted = filter(options.takes, list_images(source, say=False))
+                images = _read_ahead(wanted, known, read, READERS * (1 + len(predictor.copies)))
+                for block, records in predict_in_order(predictor, _blocks(images), _predict):
                     written.result()
                     written = writer.submit(tables.append, records)
                     bar.update(len(block))
                 written.result()
         tables.finish()
+        if options.shard is not None:
+            write_note(target, ShardNote("folder", options.shard, identity))
         return tables.progress
 
 
-class _Reader:
-    """Reads an image into fields of view at 0.25 µm per pixel; what is wrong with it becomes its record."""
+def _look_through(source: Path, options: FolderOptions) -> tuple[int, str | None]:
+    """How many images are to be classified, and SHA-256 of the names and sizes of all; None where there is none."""
+    wanted, listed, digest = 0, 0, hashlib.sha256()
+    for image in list_images(source):
+        wanted += options.takes(image)
+        listed += 1
+        digest.update(f"{image.name}\0{image.bytes}\0".encode("utf-8", "surrogateescape"))
+    return wanted, digest.hexdigest() if listed else None
 
-    def __init__(self, source: Path, predictor: Predictor, mpp: float | None) -> None:
-        self.source, self.preprocessing, self.mpp = source, predictor.config.preprocessing, mpp
+
+class ImageReader:
+    """Reads images of a folder as crops at 0.25 µm per pixel.
+
+    Args:
+        source: the folder.
+        preprocessing: of the network.
+        mpp: µm per pixel of all images; None takes what an image states.
+    """
+
+    def __init__(self, source: Path, preprocessing: Preprocessing, mpp: float | None) -> None:
+        self.source, self.preprocessing, self.mpp = source, preprocessing, mpp
 
     def __call__(self, image: Listed) -> Content:
-        path = self.source / image.name
+        """Its fields of view; what is wrong with it becomes its record."""
         try:
-            if image.problem:
-                raise CropError(image.problem)
+            crops = self.crops(image)
+            warn_of(self.source / image.name, crops)
+            return self.preprocessing.cut_out(crops)
+        except CropError as error:
+            return Record(image, reason=one_line(error))
+
+    def crops(self, image: Listed) -> list[np.ndarray]:
+        """Its crops, (H, W, 3) uint8 RGB.
+
+        Raises:
+            CropError: they cannot be read.
+        """
+        path = self.source / image.name
+        if image.problem:
+            raise CropError(image.problem)
+        try:
             crops, mpp = self._crops(path)
             if mpp != MICROMETRES_PER_PIXEL:
                 longest = max(max(crop.shape[:2]) for crop in crops) * mpp / MICROMETRES_PER_PIXEL
                 check_size(path, len(crops), round(longest) ** 2)
                 crops = [rescale(crop, mpp) for crop in crops]
-            warn_of(path, crops)
-            return self.preprocessing.cut_out(crops)
-        except CropError as error:
-            return Record(image, reason=one_line(error))
+            return crops
         except OSError as error:  # of the image: the tables have a thread and errors of their own
-            return Record(image, reason=f"{path} cannot be read ({error.strerror}); copy it again.")
+            raise CropError(f"{path} cannot be read ({error.strerror}); copy it again.") from error
 
     def _crops(self, path: Path) -> tuple[list[np.ndarray], float]:
         """Crops, and their µm per pixel."""
@@ -134,7 +178,7 @@ class _Reader:
 
 
 def _read_ahead(
-    images: Iterable[Listed], known: Known, read: Callable[[Listed], Content]
+    images: Iterable[Listed], known: Known, read: Callable[[Listed], Content], threads: int = READERS
 ) -> Iterator[tuple[Listed, Content]]:
     """Each image with what is known of it or what `read` makes of it, in order.
 
@@ -149,7 +193,7 @@ def _read_ahead(
         held -= image.bytes
         return image, future.result()
 
-    readers = ThreadPoolExecutor(READERS)
+    readers = ThreadPoolExecutor(threads)
     try:
         for image in images:
             while waiting and (len(waiting) >= FILES_AHEAD or held >= BYTES_AHEAD):

@@ -36,8 +36,11 @@ class Loader:
             self._folder = choose_weights(self.weights)
             begin_reading(self._folder)
 
-    def predictor(self) -> Predictor:
+    def predictor(self, every_gpu: bool = False) -> Predictor:
         """The predictor; the first call imports PyTorch and builds the network.
+
+        Args:
+            every_gpu: give it copies on all further GPUs.
 
         Raises:
             WeightsError: the weights folder cannot be used.
@@ -50,4 +53,10 @@ class Loader:
                 from model.predictor import Predictor
 
                 self._predictor = Predictor(self._folder, self.device, self.view_set)
+                if every_gpu:
+                    from model.device import further_gpus
+
+                    self._predictor.copies = [
+                        Predictor(self._folder, str(gpu), self.view_set) for gpu in further_gpus(self._predictor.device)
+                    ]
         return self._predictor

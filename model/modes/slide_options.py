@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from model.modes.shard import Shard
+
 
 @dataclass(frozen=True)
 class SlideTask:
@@ -39,6 +41,7 @@ class SlideOptions:
         save_crops: write the crops as PNG files.
         resume: go on with an interrupted run.
         show_progress: show a bar with rate and time left on stderr.
+        shard: whose detections, or of a table of slides whose slides, to classify alone; None for all.
     """
 
     only: tuple[str, ...] = ()
@@ -50,8 +53,10 @@ class SlideOptions:
     save_crops: bool = False
     resume: bool = False
     show_progress: bool = False
+    shard: Shard | None = None
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
         said = asdict(self)
-        return {name: said[name] for name in sorted(said) if name not in ("resume", "show_progress")}
+        passed_over = {"resume", "show_progress", *(["shard"] if self.shard is None else [])}
+        return {name: said[name] for name in sorted(said) if name not in passed_over}

@@ -21,7 +21,8 @@ from typing import Any
 
 from model.constants import CLASSES
 from model.errors import CaseError
-from model.modes.writing import OwnFolder, Whole, flushed, open_own, to_cell, unwritable
+from model.modes.shard import clear_note
+from model.modes.writing import OwnFolder, Whole, flushed, from_cell, open_own, to_cell, unwritable
 from model.slides.detections import Detection
 from model.slides.output import Figure
 from model.slides.sifting import LeftOut
@@ -40,7 +41,7 @@ Numbered = tuple[int, Detection]
 
 
 @dataclass
-class _Progress:
+class SlideProgress:
     """The content of run.json: settings, detections done, and bytes of each table that belong to them."""
 
     settings: dict[str, Any]
@@ -66,7 +67,8 @@ class SlideTables(OwnFolder):
         """
         try:
             go_on = resume and (self.folder / RUN).exists()
-            progress = self._read_progress(settings) if go_on else _Progress(settings, 0, dict.fromkeys(COLUMNS, 0))
+            progress = self._progress_of(settings) if go_on else SlideProgress(settings, 0, dict.fromkeys(COLUMNS, 0))
+            clear_note(self.folder)
             for name in (GEOJSON, SUMMARY):  # of an earlier run
                 (self.folder / name).unlink(missing_ok=True)
             self._progress = progress
@@ -123,22 +125,22 @@ class SlideTables(OwnFolder):
         """How many crops could not be read."""
         return sum(1 for _ in self._rows(FAILURES))
 
-    def figures(self, used: Sequence[Numbered]) -> Iterator[Figure]:
+    def figures(self, used: Sequence[Numbered] | None) -> Iterator[Figure]:
         """The figures that were classified, from the table.
 
         Args:
-            used: the detections that were to be classified.
+            used: the detections that were to be classified; None to take number, id and place from the table, too.
 
         Raises:
             CaseError: the table is not as this program writes it.
         """
-        detections = dict(used)
+        detections = None if used is None else dict(used)
         for row in self._rows(PREDICTIONS):
             try:
                 number, _, _, _, label, *numbers, remark, in_region, posterior = row
                 confidence, spread, padded = (float(text) for text in numbers)
                 later = float(posterior) if posterior else None
-                detection = detections.pop(int(number))
+                detection = _placed(row) if detections is None else detections.pop(int(number))
                 if label not in CLASSES or not all(0 <= value <= 1 for value in (confidence, later or 0)):
                     raise ValueError("no result")
             except (ValueError, KeyError) as error:
@@ -146,6 +148,19 @@ class SlideTables(OwnFolder):
             yield Figure(
                 int(number), detection, label, confidence, spread, padded, remark, later, in_region=in_region == "yes"
             )
+
+    def failures(self) -> Iterator[tuple[Numbered, str]]:
+        """The detections whose crop could not be read, and why, from the table.
+
+        Raises:
+            CaseError: the table is not as this program writes it.
+        """
+        for row in self._rows(FAILURES):
+            try:
+                number, _, _, _, reason = row
+                yield (int(number), _placed(row)), from_cell(reason)
+            except ValueError as error:
+                raise self.contradiction(f"{FAILURES} was altered") from error
 
     def _rows(self, name: str) -> Iterator[list[str]]:
         try:
@@ -161,17 +176,26 @@ class SlideTables(OwnFolder):
         with Whole(self.folder / RUN) as file:
             json.dump(vars(self._progress), file, indent=2)
 
-    def _read_progress(self, settings: dict[str, Any]) -> _Progress:
+    def noted(self) -> SlideProgress:
+        """How far the run here is.
+
+        Raises:
+            CaseError: run.json is missing, or not as this program writes it.
+        """
         try:
             with open_own(self.folder / RUN, "r") as file:
                 text = file.read(_LARGEST_RUN_JSON + 1)
-            progress = _Progress(**json.loads(text)) if len(text) <= _LARGEST_RUN_JSON else None
+            progress = SlideProgress(**json.loads(text)) if len(text) <= _LARGEST_RUN_JSON else None
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise self.contradiction(f"{RUN} cannot be understood") from error
         if progress is None or not isinstance(progress.sizes, dict) or set(progress.sizes) != set(COLUMNS):
             raise self.contradiction(f"{RUN} cannot be understood")
         if not all(type(number) is int and number >= 0 for number in (progress.done, *progress.sizes.values())):
             raise self.contradiction(f"{RUN} cannot be understood")
+        return progress
+
+    def _progress_of(self, settings: dict[str, Any]) -> SlideProgress:
+        progress = self.noted()
         if progress.settings != settings:
             raise CaseError(
                 f"{self.folder} holds a run with another slide, other detections, weights or options; run again "
@@ -186,6 +210,11 @@ class SlideTables(OwnFolder):
 
 def _place(number: int, detection: Detection) -> tuple[object, ...]:
     return number, to_cell(detection.id), f"{detection.x:.2f}", f"{detection.y:.2f}"
+
+
+def _placed(row: Sequence[str]) -> Detection:
+    """The detection of a row, as far as the row tells."""
+    return Detection(float(row[2]), float(row[3]), from_cell(row[1]))
 
 
 def _row(figure: Figure) -> tuple[object, ...]:

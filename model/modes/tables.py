@@ -26,6 +26,7 @@ from model.constants import CLASSES
 from model.errors import CaseError
 from model.modes.grand_challenge import DECIMALS
 from model.modes.listing import Listed, order
+from model.modes.shard import clear_note
 from model.modes.writing import OwnFolder, Whole, flushed, from_cell, open_own, read_table, to_cell, unwritable
 from model.network.calibration import posterior
 
@@ -103,6 +104,7 @@ class RunTables(OwnFolder):
                 self._keep(settings)
             else:
                 previous.unlink(missing_ok=True)
+            clear_note(self.folder)
             (self.folder / PREDICTIONS_JSON).unlink(missing_ok=True)
             self.progress = Progress(settings)
             self._note()  # before the tables are emptied, so that it never claims more than there is
@@ -168,17 +170,17 @@ class RunTables(OwnFolder):
         if not (self.folder / RUN).exists():
             (self.folder / PREVIOUS).unlink(missing_ok=True)  # whose it is cannot be told
             return
-        progress = _read_progress(self.folder / RUN)
+        progress = read_progress(self.folder / RUN)
         if progress.settings != settings:
             raise CaseError(
-                f"{self.folder} holds a run with other weights, views or µm per pixel, or another prevalence; run "
-                "again without --resume."
+                f"{self.folder} holds a run with other weights, views or µm per pixel, another shard or another "
+                "prevalence; run again without --resume."
             )
         last: tuple[str, ...] = ()
 
         def done() -> Iterator[Record]:
             nonlocal last
-            for record in _read_tables(self.folder, progress):
+            for record in read_records(self.folder, progress):
                 last = order(record.image.name)
                 yield record
 
@@ -218,7 +220,7 @@ def _contradiction(folder: Path, what: str) -> CaseError:
     return CaseError(f"{folder} holds a run that cannot go on: {what}; run again without --resume.")
 
 
-def _read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> Progress:
     """Reads and checks run.json.
 
     Raises:
@@ -243,7 +245,7 @@ def _read_progress(path: Path) -> Progress:
     return progress
 
 
-def _read_tables(folder: Path, progress: Progress) -> Iterator[Record]:
+def read_records(folder: Path, progress: Progress) -> Iterator[Record]:
     """What the tables say of every image that run.json counts.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from model.errors import CaseError
+from model.files import read_bounded
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,16 @@ def open_own(path: Path, mode: str) -> IO[str]:
     flags = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "a": os.O_WRONLY | os.O_APPEND}[mode]
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     return os.fdopen(descriptor, mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def read_own(path: Path, limit: int) -> bytes:
+    """The bytes of a file that is no link.
+
+    Raises:
+        OSError: it is a link or no regular file, cannot be read, or has more than `limit` bytes.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return read_bounded(Path(f"/proc/self/fd/{file.fileno()}"), limit)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -36,6 +36,15 @@ class MitosisClassifier(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.backbone.head_hidden_size, 1)
+        self.convolutional = sum(isinstance(module, nn.Conv2d) for module in self.backbone.modules()) > 1
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images lie in memory: channels last for convolutional networks, whose kernels are faster so.
+
+        A transformer's only convolution cuts the image into patches, once.
+        """
+        return torch.channels_last if self.convolutional else torch.contiguous_format
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of crops: the mean over their fields of view.
@@ -62,5 +71,5 @@ class MitosisClassifier(nn.Module):
             (N, K, F), of the type of the head's weights.
         """
         apart = images.shape[1] // 3
-        views = images.unflatten(1, (-1, 3)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        views = images.unflatten(1, (-1, 3)).flatten(0, 1).contiguous(memory_format=self.memory_format)
         return self.backbone(views).to(self.head.weight.dtype).unflatten(0, (-1, apart))

@@ -1,7 +1,8 @@
 """`config.json` of a weights folder: everything needed to rebuild and run its network."""
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ class WeightsConfig:
     classes: tuple[str, str] = CLASSES
     threshold: float = THRESHOLD
     format_version: int = 2
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is said of the tensors, and of what is done before and after the network."""
+        config = replace(self, training={})  # which is for people
+        return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
 
 
 def read_config(folder: Path) -> WeightsConfig:

@@ -78,9 +78,14 @@ def feature(figure: Figure, origin: tuple[int, int]) -> dict[str, Any]:
 
 
 def write_geojson(file: IO[str], figures: Iterable[Figure], origin: tuple[int, int]) -> None:
+    """Writes figures as a FeatureCollection, one feature a line."""
+    write_features(file, (feature(figure, origin) for figure in figures))
+
+
+def write_features(file: IO[str], features: Iterable[dict[str, Any]]) -> None:
     """Writes a FeatureCollection, one feature a line."""
     file.write('{"type": "FeatureCollection", "features": [')
-    for number, figure in enumerate(figures):
+    for number, described in enumerate(features):
         file.write(",\n" if number else "\n")
-        json.dump(feature(figure, origin), file, allow_nan=False)
+        json.dump(described, file, allow_nan=False)
     file.write("\n]}\n")

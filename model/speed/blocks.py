@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.device import memory_is_full
+from model.errors import first_line
 from model.speed import PLAIN
 from model.speed.imports import timm
 
@@ -34,20 +36,34 @@ def streamline(backbone: Any, side: int) -> None:
     Raises:
         torch.OutOfMemoryError: the device's memory does not hold a block more, in float32.
     """
+    if PLAIN:
+        return
+    prefix, reason = 0, "a block would say something else"
     try:
-        if PLAIN or not _is_dinov3(backbone):
+        if not _is_dinov3(backbone):
             return
         embedding = backbone.rope.get_embed(shape=backbone.patch_embed.dynamic_feat_size((side, side)))
         prefix = backbone.num_prefix_tokens
         same = _same(copy.deepcopy(backbone.blocks[0]).float(), embedding, prefix)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever another version of timm has instead
+        if memory_is_full(error):
+            raise
         logger.debug("Replacing a block failed.", exc_info=error)
-        same = False
+        same, reason = False, first_line(error)
     if not same:
-        logger.info("The blocks of this network cannot be replaced by leaner ones; it runs as it is.")
+        logger.warning("DINOv3's blocks cannot be replaced by leaner ones (%s); they run as they are, slower.", reason)
         return
+    replace_blocks(backbone, embedding, prefix)
+
+
+def replace_blocks(backbone: Any, embedding: Tensor, prefix: int) -> None:
+    """`streamline` without its checks.
+
+    Args:
+        backbone: a DINOv3.
+        embedding: (P, 2 D), of its rotary embedding for P patches.
+        prefix: tokens before the patches.
+    """
     backbone.rope = _Rotation(embedding, prefix, backbone.blocks[0].norm1.weight.dtype)
     for number, block in enumerate(backbone.blocks):
         backbone.blocks[number] = _Block(block)
@@ -143,7 +159,8 @@ class _Block(nn.Module):
         self.heads = attention.num_heads
         self.weight, self.bias = _joined(attention)
         self.inner_norm, self.projection = attention.norm, attention.proj
-        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.mlp = _SwiGLU(block.mlp) if _SwiGLU.takes(block.mlp) else block.mlp
         self.gamma_1, self.gamma_2 = block.gamma_1, block.gamma_2
 
     def forward(self, tokens: Tensor, rope: Tensor, **_: object) -> Tensor:
@@ -157,6 +174,28 @@ class _Block(nn.Module):
         queries, keys = _rotate(heads[:, :, :2], rope).transpose(1, 3).unbind(2)
         attended = F.scaled_dot_product_attention(queries, keys, heads[:, :, 2].transpose(1, 2))
         return self.projection(self.inner_norm(attended.transpose(1, 2).flatten(2)))
+
+
+class _SwiGLU(nn.Module):
+    """timm's SwiGLU in evaluation mode, which needs half of the memory: four tensors as wide as its middle become two.
+
+    Args:
+        mlp: is left as it is.
+    """
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.fc1_g, self.fc1_x, self.fc2 = mlp.fc1_g, mlp.fc1_x, mlp.fc2
+
+    @staticmethod
+    def takes(mlp: Any) -> bool:
+        """Whether an MLP is one of this kind."""
+        return type(mlp) is timm.layers.SwiGLU and isinstance(mlp.act, nn.SiLU) and isinstance(mlp.norm, nn.Identity)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, T, C) tokens to the same shape."""
+        gate = F.silu(self.fc1_g(tokens), inplace=True)
+        return self.fc2(gate.mul_(self.fc1_x(tokens)))
 
 
 def _joined(attention: Any) -> tuple[nn.Parameter, nn.Parameter | None]:

@@ -1,9 +1,10 @@
-"""The same numbers with fewer operations, for convolutional networks on the CPU.
+"""The same numbers with fewer operations, for convolutional networks.
 
 In evaluation mode a batch norm multiplies and shifts every channel by constants, which the convolution before it can do
-as well. And where TensorFlow's `same` padding adds one row more below than above, timm first copies the feature map
-into a larger one; symmetric padding, and a row of zeros on top of the kernel, give the same sums without the copy.
-oneDNN, finally, applies an activation while it writes a convolution's output, and can lay out kernels beforehand.
+as well. That is all that is done for a GPU. On the CPU, where TensorFlow's `same` padding adds one row more below than
+above, timm first copies the feature map into a larger one; symmetric padding, and a row of zeros on top of the kernel,
+give the same sums without the copy. And oneDNN applies an activation while it writes a convolution's output, and can
+lay out kernels beforehand.
 """
 
 import copy
@@ -43,27 +44,29 @@ _USUAL_BATCH = 16
 
 
 @torch.no_grad()
-def fold(network: Network, channels: int, side: int) -> Network:
+def fold(network: Network, channels: int, side: int, norms_alone: bool = False) -> Network:
     """A network that gives the same logits faster; it is for inference only, and for images of this size only.
 
     What follows what is seen by running the network; a batch norm that does not follow a convolution directly stays.
 
     Args:
-        network: gives (N,) logits of (N, C, S, S) images; on the CPU, in float32, in evaluation mode.
+        network: gives (N,) logits of (N, C, S, S) images; on the CPU, in evaluation mode; where there is something to
+            fold it is converted to float32 in place.
         channels: C.
         side: S, in pixels.
+        norms_alone: fold batch norms and nothing else, which leaves a network for any device and precision.
 
     Returns:
-        A folded copy, which must stay on the CPU in float32: kernels are no longer among its parameters. Or the network
-        itself, where there is nothing to fold or the copy would give another logit.
+        A folded copy; unless `norms_alone`, it must stay on the CPU in float32: kernels are no longer among its
+        parameters. Or the network itself, where there is nothing to fold or the copy would give another logit.
     """
     if PLAIN or not any(type(module) in _NORMS for module in network.modules()):
         return network
     image = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-    folded = copy.deepcopy(network)
+    folded = copy.deepcopy(network.float())
     try:
         expected, inputs, pairs = _watch(folded, image)
-        _replace(folded, inputs, pairs)
+        _replace(folded, inputs, pairs, norms_alone)
         same = torch.allclose(folded(image), expected, rtol=TOLERANCE, atol=TOLERANCE)
     except Exception as error:  # whatever an architecture does with its own layers
         logger.debug("Folding failed.", exc_info=error)
@@ -74,13 +77,22 @@ def fold(network: Network, channels: int, side: int) -> Network:
     return network
 
 
-def _replace(folded: nn.Module, inputs: dict[nn.Conv2d, torch.Size], pairs: dict[nn.Conv2d, nn.BatchNorm2d]) -> None:
+def _replace(
+    folded: nn.Module,
+    inputs: dict[nn.Conv2d, torch.Size],
+    pairs: dict[nn.Conv2d, nn.BatchNorm2d],
+    norms_alone: bool,
+) -> None:
     """Folds, in place, what `_watch` found."""
     names = {module: name for name, module in folded.named_modules()}
     for convolution, shape in inputs.items():
         norm, plain = pairs.get(convolution), convolution
         if norm is not None:
             _absorb(convolution, norm)
+        if norms_alone:
+            if norm is not None:
+                folded.set_submodule(names[norm], getattr(norm, "act", nn.Identity()))
+            continue
         if isinstance(convolution, timm.layers.Conv2dSame):
             plain = _padded_symmetrically(convolution, *shape[2:])
         if norm is not None:

@@ -1,3 +1,5 @@
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from model import predictor as predictor_module
+from model.device import choose_dtype
 from model.errors import CropError, PredictionError
 from model.network.calibration import sigmoid
 from model.network.weights import load, save
-from model.predictor import Predictor, choose_device
+from model.predictor import GOOD_CALLS, Predictor, choose_device
 
 
 def test_probabilities_are_the_calibrated_mean_over_views(small_weights: Path, crops: list[np.ndarray]) -> None:
@@ -56,23 +58,83 @@ def test_no_crops_give_no_probabilities(small_weights: Path) -> None:
     assert Predictor(small_weights, "cpu")([]).shape == (0,)
 
 
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory", 2),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+]
+"""What PyTorch and CUDA's libraries say when the GPU's memory is full."""
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
 def test_when_memory_is_full_the_batch_is_halved(
-    small_weights: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, small_weights: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = Predictor(small_weights, "cpu", batch_size=16)
     expected = predictor(crops)
-    sizes = []
+    sizes, handling = [], []
     forward = predictor.network.forward
 
     def limited(images: torch.Tensor) -> torch.Tensor:
         sizes.append(len(images))
         if len(images) > 2:
+            raise error
+        return forward(images)
+
+    monkeypatch.setattr(predictor.network, "forward", limited)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: handling.append(sys.exception()))
+    np.testing.assert_allclose(predictor(crops), expected, atol=1e-4)
+    assert sizes[:4] == [16, 8, 4, 2] and predictor.batch_size == 2
+    assert handling == [None] * 3, "memory is given back when no error holds the tensors of the failed pass"
+
+
+def test_other_errors_of_a_gpu_do_not_halve_the_batch(
+    small_weights: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(small_weights, "cpu", batch_size=16)
+
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
+
+    monkeypatch.setattr(predictor.network, "forward", broken)
+    with pytest.raises(PredictionError, match=r"does not run .*illegal memory access"):
+        predictor(crops)
+    assert predictor.batch_size == 16
+
+
+def test_batches_grow_again_when_memory_has_sufficed_for_a_while(
+    small_weights: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a server is not slow for ever because another process filled the GPU's memory once."""
+    predictor = Predictor(small_weights, "cpu", "none", batch_size=4)
+    forward, full = predictor.network.forward, [True]
+
+    def limited(images: torch.Tensor) -> torch.Tensor:
+        if full and len(images) > 1:
             raise torch.OutOfMemoryError("injected")
         return forward(images)
 
     monkeypatch.setattr(predictor.network, "forward", limited)
-    np.testing.assert_allclose(predictor(crops), expected, atol=1e-4)
-    assert sizes[:4] == [16, 8, 4, 2] and predictor.batch_size == 2
+    sizes = []
+    for _ in range(GOOD_CALLS + 1):
+        predictor(crops)
+        full.clear()
+        sizes.append(predictor.batch_size)
+    assert sizes == [1] * (GOOD_CALLS - 1) + [4] * 2
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_memory_that_does_not_hold_the_network_is_said(
+    error: RuntimeError, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("model.predictor.place", full)
+    with pytest.raises(PredictionError, match="memory does not hold the network"):
+        Predictor(small_weights, "cpu")
 
 
 def test_when_even_one_view_does_not_fit_it_is_an_error(
@@ -97,6 +159,39 @@ def test_logits_that_are_not_finite_are_refused(
         predictor(crops)
 
 
+def test_half_precision_that_overflows_is_repeated_in_float32(
+    small_weights: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for good: where one crop overflowed, others will."""
+    expected = Predictor(small_weights, "cpu", "none")(crops)
+    predictor = Predictor(small_weights, "cpu", "none", dtype=torch.float16)
+    half, runs = predictor.network, []
+
+    def overflow(_: object, inputs: object, features: torch.Tensor) -> torch.Tensor:
+        runs.append(features.dtype)
+        return features * 1e6 * 1e6
+
+    half.backbone.register_forward_hook(overflow)
+    np.testing.assert_allclose(predictor(crops), expected, atol=1e-4)
+    assert predictor.dtype == torch.float32 and predictor.network is not half
+    assert runs == [torch.float16]
+    predictor(crops)
+    assert runs == [torch.float16] and caplog.text.count("is not a finite number in torch.float16; going on in") == 1
+
+
+def test_weights_replaced_meanwhile_are_not_gone_on_with(
+    small_weights: Path, crops: list[np.ndarray], tmp_path: Path
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(small_weights, folder)
+    predictor = Predictor(folder, "cpu", "none", dtype=torch.float16)
+    predictor.network.register_forward_hook(lambda _, inputs, logits: logits * float("inf"))
+    network, config = load(folder)
+    save(folder, network, replace(config, version="another"))
+    with pytest.raises(PredictionError, match="holds other weights than at the start"):
+        predictor(crops)
+
+
 def test_wrong_arguments_are_refused(small_weights: Path, crops: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="Unknown views"):
         Predictor(small_weights, "cpu", "d5")
@@ -114,14 +209,13 @@ def test_asking_for_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype"),
-    [((6, 1), torch.float32), ((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    ("capability", "dtype"), [((7, 0), torch.float16), ((7, 5), torch.float16), ((8, 0), torch.bfloat16)]
 )
 def test_precision_follows_the_gpu(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert predictor_module.choose_dtype(torch.device("cuda")) == dtype
+    assert choose_dtype(torch.device("cuda")) == dtype
 
 
 def test_sigmoid_does_not_overflow() -> None:

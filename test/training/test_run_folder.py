@@ -55,7 +55,7 @@ def test_what_changes_no_fit_bars_no_run_from_going_on(data: Path, tmp_path: Pat
         "data.workers=1",
         f"output={tmp_path / 'elsewhere'}",
         "version=7",
-        "optimisation.gradient_checkpointing=1",
+        "optimisation.gradient_checkpointing=true",
     ]
     with open_run(config_for(moved, tmp_path, *changes)) as run:
         assert run.config.data.root == str(moved)

@@ -7,6 +7,7 @@ interpolated once.
 """
 
 import math
+from functools import cache
 
 import cv2
 import numpy as np
@@ -31,6 +32,9 @@ STAINS = torch.tensor(
     ]
 )
 """Optical density of the stains in R, G, B (Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23:291)."""
+
+TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+"""Luma and the two colour differences of R, G, B."""
 
 
 def draw(random: np.random.Generator, config: AugmentationConfig) -> Draw:
@@ -139,18 +143,19 @@ def mix(images: Tensor, targets: Tensor, weights: Tensor, numbers: dict[str, Ten
         images: (N, 3, S, S).
         targets: (N, T) 0 to 1.
         weights: (N,) in the loss.
-        numbers: `own_share` (N,) and `rectangle` (N, 4), left, top, right, bottom as fractions of the side.
+        numbers: `own_share` (N,) and `rectangle` (N, 4), left, top, right, bottom as fractions of the side; or neither,
+            where no crop of the batch is mixed (see `training.data.crops.stack`).
 
     Returns:
         Mixed images, targets and weights, of the same shapes.
     """
+    if "own_share" not in numbers:
+        return images, targets, weights
     rectangle, side = numbers["rectangle"], images.shape[-1]
     pixel = (torch.arange(side, device=images.device) + 0.5) / side
     across, down = ((rectangle[:, i, None] <= pixel) & (pixel < rectangle[:, i + 2, None]) for i in (0, 1))
     inside = down[:, :, None] & across[:, None, :]
     own = numbers["own_share"].view(-1, 1, 1) * ~inside
-    if bool((own == 1).all()):
-        return images, targets, weights
     share = own.mean(dim=(1, 2))
     mixed = torch.lerp(images.flip(0), images, own.unsqueeze(1))
     targets = torch.lerp(targets.flip(0), targets, share.unsqueeze(1))
@@ -172,8 +177,8 @@ def change_stain(images: Tensor, numbers: dict[str, Tensor]) -> Tensor:
     Returns:
         (N, 3, H, W), not negative; above 1 where brightness made it so.
     """
-    stains = (STAINS / STAINS.norm(dim=1, keepdim=True)).to(images)
-    mix = torch.linalg.inv(stains) @ torch.diag_embed(numbers["stain"]) @ stains
+    stains, unmix = _stain_matrices(images.device)
+    mix = unmix @ torch.diag_embed(numbers["stain"]) @ stains
     mix = mix * numbers["gamma"].view(-1, 1, 1)
     offset = numbers["stain_shift"] @ stains - numbers["brightness"].log().unsqueeze(1)
     log_intensity = images.clamp(min=1 / 255).log_()
@@ -194,14 +199,14 @@ def change_colour(images: Tensor, numbers: dict[str, Tensor]) -> Tensor:
     Returns:
         (N, 3, H, W) in [0, 1].
     """
-    to_yiq = images.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    to_yiq, from_yiq = _yiq_matrices(images.device)
     cosine, sine = (function(numbers["hue"]) * numbers["saturation"] for function in (torch.cos, torch.sin))
     turn = torch.zeros(len(images), 3, 3, device=images.device)
     turn[:, 0, 0] = 1
     turn[:, 1, 1], turn[:, 1, 2] = cosine, -sine
     turn[:, 2, 1], turn[:, 2, 2] = sine, cosine
     contrast = numbers["contrast"].view(-1, 1, 1)
-    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq * contrast
+    matrix = from_yiq @ turn @ to_yiq * contrast
     mean_luma = images.mean(dim=(2, 3)) @ to_yiq[0]
     offset = mean_luma.view(-1, 1, 1) * (1 - contrast)
     return torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1).view_as(images)
@@ -211,7 +216,7 @@ def sampling_grid(numbers: dict[str, Tensor], crop_size: tuple[int, int], prepro
     """Where in the crop each pixel of the network's input is taken from.
 
     Args:
-        numbers: `angle`, `mirror`, `zoom`, `shift` and `elastic` of N draws.
+        numbers: `angle`, `mirror`, `zoom`, `shift` and `elastic` of N draws; the last may be missing where it is 0.
         crop_size: height and width of the crops, pixels.
         preprocessing: its field of view and input size.
 
@@ -227,8 +232,34 @@ def sampling_grid(numbers: dict[str, Tensor], crop_size: tuple[int, int], prepro
     affine = torch.cat([matrix, numbers["shift"].unsqueeze(-1)], dim=-1)
     size = preprocessing.input_size
     pixels = F.affine_grid(affine, [len(angle), 3, size, size], align_corners=False)
-    if numbers["elastic"].any():
+    if "elastic" in numbers:
         elastic = F.interpolate(numbers["elastic"], (size, size), mode="bicubic", align_corners=True)
         pixels = pixels + elastic.permute(0, 2, 3, 1)
     height, width = crop_size
-    return pixels / pixels.new_tensor([width / 2, height / 2])
+    return pixels / _on(pixels.device, width / 2, height / 2)
+
+
+# What does not change is computed and copied once: a copy from pageable memory makes the program wait for the GPU, and
+# so does the inverse of a matrix, which may not exist.
+
+
+@cache
+def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """`STAINS` with rows of unit length, and the inverse of that."""
+    with torch.inference_mode(False):
+        stains = STAINS / STAINS.norm(dim=1, keepdim=True)
+        return stains.to(device), torch.linalg.inv(stains).to(device)
+
+
+@cache
+def _yiq_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """`TO_YIQ` and its inverse."""
+    with torch.inference_mode(False):
+        return TO_YIQ.to(device), torch.linalg.inv(TO_YIQ).to(device)
+
+
+@cache
+def _on(device: torch.device, *values: float) -> Tensor:
+    """A vector on a device."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from model.errors import CropError
 from model.images.read import read_crops
@@ -160,6 +160,25 @@ class TrainingCrops(Dataset[dict[str, Any]]):
             "index": index,
             "numbers": numbers,
         }
+
+
+def stack(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of items of `TrainingCrops`, without the numbers of what is done to none of its crops.
+
+    What is done to none is decided here, on the CPU: to ask the GPU would be to wait for it at every step.
+
+    Returns:
+        The items' tensors, stacked; of `numbers`, `elastic` only where a crop is bent, and `own_share` and `rectangle`
+        only where one is mixed.
+    """
+    batch: dict[str, Any] = default_collate(list(items))
+    numbers = batch["numbers"]
+    left, top, right, bottom = numbers["rectangle"].unbind(1)
+    if not numbers["elastic"].any():
+        del numbers["elastic"]
+    if (numbers["own_share"] == 1).all() and not ((right > left) & (bottom > top)).any():
+        del numbers["own_share"], numbers["rectangle"]
+    return batch
 
 
 class BalancedSampler(Sampler[Key]):

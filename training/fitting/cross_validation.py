@@ -14,7 +14,7 @@ from training.data.shift import shifted
 from training.evaluation.held_out import calibration_path, table_path, write_predictions
 from training.fitting.ensembles import members, soup
 from training.fitting.fit import fit_network
-from training.fitting.predict import Inference
+from training.fitting.predict import CONTAINER, Inference
 from training.fitting.run import Run, note_fit
 from training.network.adapters import merge_adapters
 from training.network.classifier import preprocessing_of
@@ -77,8 +77,9 @@ def hold_out(run: Run, fit: HoldOut, ensemble: str = "") -> np.ndarray:
             network = fit_network(run, training, fit.name, fit_seed(config.seed, fit.name), validation)
             merge_adapters(network)
         moved = shifted(validation.crops, validation.groups, config.seed)
-        # With the container's own views, so that what is measured is what runs.
-        inference = Inference(accelerator, preprocessing_of(config), "none" if run.smoke else DEFAULT_VIEWS)
+        # With the container's own views and precision, so that what is measured is what runs.
+        views = "none" if run.smoke else DEFAULT_VIEWS
+        inference = Inference(accelerator, preprocessing_of(config), views, CONTAINER)
         predicted = [inference.logits(network, crops) for crops in (validation.crops, moved)]
         if run.smoke:  # a network that has learnt nothing cannot be calibrated; one that seems to have learnt can
             predicted = [logits + 4 * (logits.std() + 1e-3) * validation.labels for logits in predicted]

@@ -20,7 +20,7 @@ from model.network.ensemble import Classifier
 from model.network.weights import assemble
 from training.config import Config
 from training.data.augmentation import augment
-from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops
+from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops, stack
 from training.fitting.fit import first_network, fitted_tensors
 from training.fitting.losses import targets_and_weights
 from training.fitting.run import Run
@@ -115,6 +115,6 @@ def _training_images(run: Run, crops: LabelledCrops) -> Iterator[Tensor]:
     config, device = run.config, run.accelerator.device
     sampler = BalancedSampler(crops.labels, config.optimisation.balance, config.seed)
     dataset = TrainingCrops(crops.crops, *targets_and_weights(config, crops.samples), config.augmentation, config.seed)
-    for batch in DataLoader(dataset, config.optimisation.batch_size, sampler=sampler):
+    for batch in DataLoader(dataset, config.optimisation.batch_size, sampler=sampler, collate_fn=stack):
         numbers = {name: values.to(device) for name, values in batch["numbers"].items()}
         yield augment(batch["crop"].to(device), numbers, preprocessing_of(config))

@@ -1,4 +1,7 @@
-"""One epoch of training."""
+"""One epoch of training.
+
+A step waits for the GPU once, for its loss and the gradient's norm together; all else is asked for in advance.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +17,7 @@ from training.fitting.state import Fit
 from training.network.classifier import preprocessing_of
 
 Batch = dict[str, Any]
-"""Items of `training.data.crops.TrainingCrops`, stacked."""
+"""As `training.data.crops.stack` gives it."""
 
 
 class Batches(Protocol):
@@ -47,7 +50,7 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm
     accelerator, network, optimisation = fit.accelerator, fit.network, fit.config.optimisation
     preprocessing = preprocessing_of(fit.config)
     network.train()
-    losses, crops_seen = torch.zeros(2, device=accelerator.device)
+    losses, crops_seen = torch.zeros(2)
     for number, batch in enumerate(batches):
         numbers = batch["numbers"]
         images = augment(batch["crop"], numbers, preprocessing)
@@ -57,13 +60,14 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm
                 logits = network(images)
             loss = classification_loss(logits.float(), targets, fit.config.loss)
             loss = (loss * weights).mean()
-            value = loss.item()
-            _check_finite("loss", value, batch, names)
             accelerator.backward(loss * _share_made_up_for(number, len(batches), optimisation.accumulation))
+            found = [loss.detach()]
             if accelerator.sync_gradients and optimisation.gradient_clip > 0:
-                norm = accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip)
-                if accelerator.scaler is None:  # a scaler leaves such steps out and lowers its scale
-                    _check_finite("gradient's norm", float(norm), batch, names)
+                found.append(accelerator.clip_grad_norm_(network.parameters(), optimisation.gradient_clip))
+            value, *norm = torch.stack(found).cpu().tolist()
+            _check_finite("loss", value, batch, names)
+            if norm and accelerator.scaler is None:  # a scaler leaves such steps out and lowers its scale
+                _check_finite("gradient's norm", norm[0], batch, names)
             fit.optimizer.step()
             fit.optimizer.zero_grad()
         if accelerator.sync_gradients:
@@ -73,7 +77,7 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm
         crops_seen += len(targets)
         if progress is not None:
             progress.update()
-    losses, crops_seen = accelerator.reduce(torch.stack([losses, crops_seen]))
+    losses, crops_seen = accelerator.reduce(torch.stack([losses, crops_seen]).to(accelerator.device))
     return float(losses / crops_seen)
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -24,13 +23,16 @@ from model.network.weights import misfit
 from training.config import Config, ConfigError, flat
 from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops, some_of
 from training.fitting.epoch import DivergedError, train_epoch
+from training.fitting.loading import count_workers, loader
 from training.fitting.losses import focal_loss, targets_and_weights
-from training.fitting.predict import Inference
+from training.fitting.predict import TRAINING, Inference
 from training.fitting.run import Run, note_fit, progress_bar
 from training.fitting.state import Fit
 from training.network.adapters import add_adapters
 from training.network.classifier import TrainableClassifier, build_network, changing, copy_changing, preprocessing_of
+from training.network.frozen import halve_frozen, restore
 from training.network.pretrained import load_first_weights
+from training.network.rotation import kept_rotation
 
 logger = logging.getLogger(__name__)
 
@@ -76,17 +78,22 @@ def fit_network(
     dataset = TrainingCrops(crops.crops, *targets_and_weights(config, crops.samples, phases), config.augmentation, seed)
     batches = accelerator.prepare(_loader(dataset, sampler, run))
     steps = optimisation.epochs * math.ceil(len(batches) / optimisation.accumulation)
+    originals = halve_frozen(network, accelerator.mixed_precision)
     fit = Fit.begin(config, accelerator, network, steps)
 
     checkpoint = folder / "checkpoint.pt"
     first_epoch = fit.resume(checkpoint)
     writer = SummaryWriter(str(folder), purge_step=first_epoch + 1) if accelerator.is_main_process else None
     figures: dict[str, float] = {}
-    with progress_bar(run, name, optimisation.epochs, len(batches), first_epoch) as bar:
+    with (
+        progress_bar(run, name, optimisation.epochs, len(batches), first_epoch) as bar,
+        kept_rotation(network),
+    ):
         for epoch in range(first_epoch, optimisation.epochs):
             sampler.epoch = epoch
             # The network's own randomness comes from here alone, so an interrupted fit goes on with the same numbers.
             torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
+            torch.empty((), dtype=torch.int64).random_()  # a loader took it once: fits begun then go on with the same
             loss = train_epoch(fit, batches, crops.names, bar)
             fit.average.synchronise()
             figures = {"loss/train": loss, "learning_rate": float(fit.schedule.get_last_lr()[0])}
@@ -106,6 +113,7 @@ def fit_network(
     fit.average.copy_to(network)
     network.phase_head = None
     accelerator.free_memory()
+    restore(network, originals)
     network.eval()
     spread = measure_spread(run, network, crops)
     if accelerator.is_main_process:
@@ -125,7 +133,7 @@ def read_fitted(run: Run, name: str) -> MitosisClassifier:
     network = first_network(run.config, 0)
     copy_changing(fitted_tensors(run, name, changing(network)), network)
     to_device: Any = network.to  # torch declares no memory format, but takes one
-    return to_device(run.accelerator.device, memory_format=torch.channels_last).eval()
+    return to_device(run.accelerator.device, memory_format=network.memory_format).eval()
 
 
 def fitted_tensors(run: Run, name: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -202,19 +210,7 @@ def _loader(dataset: TrainingCrops, sampler: BalancedSampler, run: Run) -> DataL
             f"optimisation.batch_size is {batch_size}, which {processes} processes cannot share evenly; choose a "
             "multiple of their number."
         )
-    return DataLoader(
-        dataset,
-        batch_size=batch_size // processes,
-        sampler=sampler,
-        num_workers=run.config.data.workers,
-        worker_init_fn=_one_thread,
-        drop_last=len(dataset) > batch_size,
-    )
-
-
-def _one_thread(_: int) -> None:
-    """Leaves the other processors to the training process: a crop is too small to be worth several threads."""
-    cv2.setNumThreads(0)
+    return loader(dataset, sampler, batch_size, count_workers(run.config.data.workers), run.accelerator)
 
 
 def _validate(fit: Fit, validation: LabelledCrops) -> dict[str, float]:
@@ -222,7 +218,7 @@ def _validate(fit: Fit, validation: LabelledCrops) -> dict[str, float]:
     preprocessing = replace(preprocessing_of(fit.config), scales=(1.0,))
     network, config = fit.plain_network, fit.config.loss
     with fit.average.applied_to(network):
-        logits = Inference(fit.accelerator, preprocessing, exact=False).logits(network, validation.crops)
+        logits = Inference(fit.accelerator, preprocessing, precision=TRAINING).logits(network, validation.crops)
     if not np.isfinite(logits).all():
         raise DivergedError("The validation's logits are not finite; lower optimisation.learning_rate.")
     loss = focal_loss(torch.as_tensor(logits), torch.as_tensor(validation.labels, dtype=torch.float64), config.gamma)

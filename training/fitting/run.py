@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from model.device import try_gpu
 from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
 from training.data.folds import Split
@@ -77,7 +79,8 @@ def accelerator_for(config: Config) -> Accelerator:
     """What fits of a recipe run on: this process alone, or this one with those that it was launched with.
 
     Raises:
-        ConfigError: there are fewer GPUs than processes on this machine, or the processes do not find one another.
+        ConfigError: there are fewer GPUs than processes on this machine, a GPU is there and does not work, or the
+            processes do not find one another.
     """
     launched, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if 0 < torch.cuda.device_count() < here:
@@ -85,6 +88,7 @@ def accelerator_for(config: Config) -> Accelerator:
             f"PROCESSES={here} needs {here} GPUs on this machine, which has {torch.cuda.device_count()}; give at most "
             "as many, or CUDA_VISIBLE_DEVICES='' to train on the CPU."
         )
+    check_gpu()
     apart = ConfigError(
         f"WORLD_SIZE says that {launched} processes train together, but they do not know of one another; start them "
         f"as PROCESSES={launched} training/train.sh, or unset WORLD_SIZE."
@@ -95,10 +99,27 @@ def accelerator_for(config: Config) -> Accelerator:
         cpu=launched > 1 and not torch.cuda.is_available(),  # otherwise it takes each process for the only one
         mixed_precision=choose_precision(config.optimisation.precision),
         gradient_accumulation_steps=config.optimisation.accumulation,
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),  # which pinned memory makes possible
     )
     if accelerator.num_processes != launched:
         raise apart
     return accelerator
+
+
+def check_gpu() -> None:
+    """Refuses a GPU that is there and does not work: to train on the CPU instead would take weeks.
+
+    Raises:
+        ConfigError: this process's GPU does not work.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return
+    works, problem = try_gpu(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+    if not works and (problem or torch.cuda.device_count() > 0):
+        raise ConfigError(
+            f"The GPU does not work ({problem or 'PyTorch counts it, but cannot use it'}); check the driver, or give "
+            "CUDA_VISIBLE_DEVICES='' to train on the CPU."
+        )
 
 
 def choose_precision(name: str) -> str:

@@ -54,7 +54,7 @@ class Fit:
         """
         optimisation = config.optimisation
         to_device: Any = network.to  # torch declares no memory format, but takes one
-        to_device(accelerator.device, memory_format=torch.channels_last)
+        to_device(accelerator.device, memory_format=network.memory_format)
         average = WeightAverage(network, optimisation.average_decay)
         groups = parameter_groups(network, optimisation.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, fused=True)

@@ -39,9 +39,12 @@ class TrainableClassifier(MitosisClassifier):
 
 
 def build_network(config: Config, phases: int = 0) -> TrainableClassifier:
-    """A recipe's network before any weights are loaded or adapters added, with a head for so many phases."""
+    """A recipe's network before any weights are loaded or adapters added, with a head for so many phases.
+
+    Whether `optimisation.gradient_checkpointing=auto` is yes or no is to be decided before: here it is no.
+    """
     classifier = TrainableClassifier(config.network, phases)
-    if config.optimisation.gradient_checkpointing:
+    if config.optimisation.gradient_checkpointing is True:
         backbone: Any = classifier.backbone
         backbone.set_grad_checkpointing()
     return classifier

@@ -1,9 +1,10 @@
-"""What a recipe's network costs, without weights and without computing: everything is on PyTorch's meta device.
+"""What a recipe's network costs, without weights and without computing: its tensors have no numbers.
 
 training/train.sh dinov3_hplus --describe
 """
 
-import math
+import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +16,16 @@ from model.network.classifier import MitosisClassifier
 from training.config import Config, ConfigError
 from training.network.adapters import add_adapters, target_modules
 from training.network.classifier import build_network
+from training.network.counting import Counts, counting
+from training.network.frozen import halve_frozen
 
-HALF, SINGLE = 2, 4
-"""Bytes of a number."""
+logger = logging.getLogger(__name__)
+
+SINGLE = 4
+"""Bytes of a float32 number."""
+
+USABLE = 0.85
+"""Share of a GPU's memory for a step's tensors: the driver, libraries and gaps between tensors have the rest."""
 
 
 def check_network(config: Config) -> None:
@@ -55,11 +63,10 @@ def describe(config: Config) -> dict[str, Any]:
         tokens: tokens an image, with class and register tokens; None for a convolutional network.
         gflops: 1e9 floating-point operations of the forward pass of one image, that is of one field of view of one
             view of a crop; a multiplication and an addition are two.
-        training_memory_gib: estimate for one step at the recipe's batch size: weights, gradients, AdamW's two moments,
-            the averaged weights, and what autograd keeps for the backward pass (counted; half of it in mixed
-            precision, plus one block's share when activations are computed again).
+        training_memory_mib: of a step, see `training_memory`: `kept` where activations are kept for the backward pass,
+            `computed_again` with gradient checkpointing.
     """
-    side, optimisation = config.network.input_size, config.optimisation
+    side = config.network.input_size
     with torch.device("meta"):
         network = build_network(config)
         total = sum(parameter.numel() for parameter in network.parameters())
@@ -70,9 +77,6 @@ def describe(config: Config) -> dict[str, Any]:
     adapters = {name: p for name, p in network.named_parameters() if ".lora_" in name}
     layers = [name.partition(".lora_A")[0] for name in adapters if ".lora_A" in name]
     kinds = sorted({name.rpartition(".")[2] for name in layers})
-    half = optimisation.precision != "no"
-    activations = _kept_bytes(network, image, config) * (HALF / SINGLE if half else 1) * optimisation.batch_size
-    states = SINGLE * total + SINGLE * 4 * trainable + (HALF * total if half else 0)
     return {
         "total_parameters": total,
         "trainable_parameters": trainable,
@@ -81,7 +85,10 @@ def describe(config: Config) -> dict[str, Any]:
         "input_size": side,
         "tokens": _tokens(network, side),
         "gflops": round(_gflops(network, image), 1),
-        "training_memory_gib": round((states + activations) / 1024**3, 1),
+        "training_memory_mib": {
+            name: round(training_memory(_checkpointed(config, again)) / 2**20)
+            for name, again in (("kept", False), ("computed_again", True))
+        },
     }
 
 
@@ -100,28 +107,63 @@ def _gflops(network: MitosisClassifier, image: Tensor) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def _kept_bytes(network: MitosisClassifier, image: Tensor, config: Config) -> float:
-    """Bytes that autograd keeps of one image in float32, parameters apart."""
-    kept: dict[int, int] = {}
-    parameters = {id(parameter) for parameter in network.parameters()}
-    alive = []
+def training_memory(config: Config, processes: int = 1) -> int:
+    """Bytes that a training step's tensors take at most on a GPU, see `count_step`."""
+    return count_step(config, processes).peak
 
-    def pack(tensor: Tensor) -> Tensor:
-        if id(tensor) not in parameters and tensor.is_floating_point():
-            kept[id(tensor)] = tensor.numel() * tensor.element_size()
-            alive.append(tensor)  # so that no later tensor gets the same id
-        return tensor
 
-    network.train()
-    backbone: Any = network.backbone
-    if config.optimisation.gradient_checkpointing:
-        backbone.set_grad_checkpointing(False)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        backbone(image)  # the head, one row of numbers, does not count
-    total = sum(kept.values())
-    blocks = len(getattr(backbone, "blocks", ())) or 1
-    if not config.optimisation.gradient_checkpointing:
-        return total
-    tokens = _tokens(network, config.network.input_size)
-    inputs = blocks * SINGLE * tokens * backbone.num_features if tokens else total / math.sqrt(blocks)
-    return inputs + total / blocks
+def count_step(config: Config, processes: int = 1, frozen_in_half: bool = True) -> Counts:
+    """Goes through a training step's forward and backward pass without computing.
+
+    The peak is of weights, gradients, what autograd keeps and what each operation needs, and of AdamW's two moments and
+    the averaged weights. Mixed precision is reckoned with unless `optimisation.precision` is `no`.
+
+    Args:
+        config: the recipe; `gradient_checkpointing=auto` counts as no.
+        processes: that share a batch.
+        frozen_in_half: whether frozen weights are in half precision, as `training.network.frozen` has them.
+    """
+    optimisation, side = config.optimisation, config.network.input_size
+    half = optimisation.precision != "no"
+    with torch.device("meta"):
+        network = build_network(config)
+        if config.adapter.rank > 0:
+            add_adapters(network, config.adapter)
+    with counting() as counts:
+        network.to_empty(device="cpu")
+        if half and frozen_in_half:
+            halve_frozen(network, "bf16")
+        counts.begin()
+        network.train()
+        images = torch.empty(-(-optimisation.batch_size // processes), 3, side, side)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = network(images.contiguous(memory_format=network.memory_format))
+        logits.float().square().mean().backward()
+    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    counts.peak += 3 * SINGLE * trainable
+    return counts
+
+
+def choose_checkpointing(config: Config, device: torch.device, processes: int = 1) -> Config:
+    """A recipe whose `gradient_checkpointing=auto` is decided.
+
+    Args:
+        config: the recipe.
+        device: that it is trained on.
+        processes: that share a batch.
+    """
+    if config.optimisation.gradient_checkpointing != "auto":
+        return config
+    if device.type != "cuda":
+        return _checkpointed(config, True)
+    needed, total = training_memory(config, processes), torch.cuda.mem_get_info(device)[1]
+    again = needed > USABLE * total
+    logger.info(
+        "A step needs %d MiB of the GPU's %d: activations are %s (optimisation.gradient_checkpointing).",
+        *(needed >> 20, total >> 20, "computed again in the backward pass" if again else "kept"),
+    )
+    return _checkpointed(config, again)
+
+
+def _checkpointed(config: Config, again: bool) -> Config:
+    return replace(config, optimisation=replace(config.optimisation, gradient_checkpointing=again))

@@ -1,7 +1,7 @@
 """Leaner transformer blocks change no probability."""
 
 import copy
-import logging
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -122,29 +122,27 @@ def test_half_as_many_bytes_are_moved_between_the_products() -> None:
         ("vit_small_patch16_dinov3", {"qk_norm": True}),
     ],
 )
-def test_other_networks_are_left_alone(backbone: str, arguments: dict) -> None:
+def test_other_networks_are_left_alone(backbone: str, arguments: dict, caplog: pytest.LogCaptureFixture) -> None:
     network = random_network(backbone, "avg", **arguments)
-    assert blocks(lean(network)) == 0
+    assert blocks(lean(network)) == 0 and not caplog.text, "that is no news"
     side = arguments.get("img_size", SIDE)
     images = torch.randn(1, 3, side, side)
     assert torch.equal(lean(network, side)(images), network(images))
 
 
 def test_where_a_block_would_say_something_else_none_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
     network, factors = random_network("vit_small_patch16_dinov3"), [1.0, 1.5]
     network.backbone.blocks[0].mlp.register_forward_hook(lambda mlp, inputs, output: output * factors.pop())
     streamline(network.backbone, SIDE)
-    assert blocks(network) == 0 and not factors and "runs as it is" in caplog.text
+    assert blocks(network) == 0 and not factors and "they run as they are" in caplog.text
 
 
 def test_where_timm_has_other_blocks_none_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
     network = random_network("vit_small_patch16_dinov3")
     del network.backbone.blocks[0].attn.proj
     network.backbone.blocks[0].attn.projection = nn.Identity()
     streamline(network.backbone, SIDE)
-    assert blocks(network) == 0 and "runs as it is" in caplog.text
+    assert blocks(network) == 0 and "they run as they are" in caplog.text
 
 
 @pytest.mark.slow
@@ -170,6 +168,49 @@ def test_real_crops_keep_their_probabilities(
     assert np.abs(found - expected).max() <= largest
     clear = np.abs(expected - 0.5) > largest
     assert clear.sum() >= 20 and np.array_equal((found >= 0.5)[clear], (expected >= 0.5)[clear])
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory.", "CUDA error: out of memory"])
+def test_a_full_memory_is_no_reason_to_leave_blocks_as_they_are(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever called knows what to say of it."""
+
+    def full(*_: object) -> bool:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("model.speed.blocks._same", full)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        streamline(random_network("vit_small_patch16_dinov3").backbone, SIDE)
+
+
+def test_a_gated_mlp_needs_half_of_the_memory() -> None:
+    """Of what is as wide as its middle, two tensors are alive at a time instead of four."""
+    network = random_network("vit_small_plus_patch16_dinov3")
+    plain, lean_one = network.backbone.blocks[0].mlp, lean(network).backbone.blocks[0].mlp
+    tokens = torch.randn(2, 20, network.head.in_features)
+    live = []
+    with torch.inference_mode():
+        for mlp in (plain, lean_one):
+            with MiddleTensors(2 * 20 * plain.fc2.in_features) as middle:
+                found = mlp(tokens)
+            live.append(middle.most)
+        torch.testing.assert_close(found, plain(tokens), rtol=1e-5, atol=1e-5)
+    assert live == [4, 2]
+
+
+class MiddleTensors(TorchDispatchMode):
+    """The most tensors of one size that are alive at a time."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.alive, self.most = size, weakref.WeakSet(), 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        if isinstance(result, torch.Tensor) and result.numel() == self.size:
+            storage = result.untyped_storage()
+            self.alive.add(storage)
+            self.most = max(self.most, len(self.alive))
+        return result
 
 
 def test_images_that_timm_pads_are_looked_at_whole() -> None:

@@ -62,6 +62,24 @@ def test_the_logits_are_the_same(backbone: str, left: int, side: int) -> None:
     assert expected.std() > 0
 
 
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "tf_efficientnet_lite2", "resnet18"])
+def test_for_a_gpu_batch_norms_are_folded_and_nothing_else(backbone: str) -> None:
+    """What is left has kernels of the same shapes, and can be moved and converted."""
+    network, images = random_network(backbone), torch.randn(3, 3, SIDE, SIDE)
+    folded = fold(network, 3, SIDE, norms_alone=True)
+    assert norms(network) > 0 and norms(folded) == 0 and not fused(folded)
+    shapes = [
+        [(type(module), module.weight.shape) for module in each.modules() if isinstance(module, nn.Conv2d)]
+        for each in (network, folded)
+    ]
+    assert shapes[0] == shapes[1]
+    with torch.inference_mode():
+        expected = network(images)
+        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
+        half = folded.bfloat16()(images.bfloat16()).float()
+    assert half.isfinite().all() and (half - expected).abs().max() < 0.2 * expected.abs().max()
+
+
 def fused(network: nn.Module) -> list[str]:
     return [module.activation[0] for module in network.modules() if isinstance(module, _FusedConvolution)]
 

@@ -119,8 +119,10 @@ def mixing(count: int, **changed: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_mixup_and_cutmix_mix_images_and_targets_by_the_same_shares() -> None:
     images, targets = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     weights = torch.tensor([2.0, 4.0])
-    same_images, same_targets, _ = mix(images, targets, weights, mixing(2))
+    same_images, same_targets, _ = mix(images, targets, weights, {})
     assert same_images is images and same_targets is targets
+    same_images, same_targets, _ = mix(images, targets, weights, mixing(2))
+    assert torch.equal(same_images, images) and torch.equal(same_targets, targets)
     mixed, mixed_targets, mixed_weights = mix(images, targets, weights, mixing(2, own_share=torch.tensor([0.75, 1.0])))
     assert mixed_weights.tolist() == pytest.approx([2.5, 4.0])
     assert torch.allclose(mixed[0], torch.tensor(0.25)) and torch.allclose(mixed[1], torch.tensor(1.0))

@@ -54,10 +54,12 @@ def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path, crops:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_interrupted_fit_goes_on_bit_for_bit(
-    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    workers: int, data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_for(data, tmp_path, "network.dropout=0.3", "loss.phases=0.3")
+    """Workers, too, which an uninterrupted fit starts once."""
+    config = config_for(data, tmp_path, "network.dropout=0.3", "loss.phases=0.3", f"data.workers={workers}")
     expected = fitted_tensors(config, tmp_path / "whole", crops)
     interrupt_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,1 @@
+"""Folders and tables of slides too large for one machine: the same predictor on Ray Data."""
