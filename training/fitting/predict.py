@@ -18,6 +18,7 @@ from model.network.preprocessing import Preprocessing
 from model.network.running import ViewAverage, place
 from model.predictor import GPU_VIEWS
 from model.speed.folding import fold
+from training.network.adapters import has_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,9 @@ class Inference:
             logger.warning("A logit is not a finite number in half precision; predicting in float32, as then later.")
         forward: Callable[[Tensor], Tensor] = network
         if accelerator.device.type == "cpu" and accelerator.mixed_precision == "no":
-            forward = fold(accelerator.unwrap_model(network), preprocessing.channels, preprocessing.input_size)
+            forward = plain = accelerator.unwrap_model(network)
+            if not has_adapters(plain):  # which are between a convolution and its batch norm
+                forward = fold(plain, preprocessing.channels, preprocessing.input_size)
         elif exact:
             # Accelerate gives the instance a `forward` in mixed precision; the class's own is the container's.
             own_forward: Any = type(network).forward

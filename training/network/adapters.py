@@ -70,6 +70,11 @@ def _convolve(layer: AdaptedConv2d, images: Tensor) -> Tensor:
     return functional_call(base, {"weight": kernel}, images)
 
 
+def has_adapters(network: nn.Module) -> bool:
+    """Whether there are adapters on a classifier's backbone that are not merged."""
+    return isinstance(getattr(network, "backbone", None), PeftModel)
+
+
 def target_modules(backbone: nn.Module, targets: list[str]) -> list[str]:
     """Full names of the layers that adapters go on, in the network's order.
 

@@ -1,5 +1,7 @@
 """Held-out predictions on an emulated GPU: in the container's own precision, by its leaner blocks."""
 
+import copy
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +15,9 @@ from torch import Tensor, nn
 from model.network import running
 from model.network.classifier import MitosisClassifier
 from model.speed.blocks import _Block
-from training.config import Config
+from training.config import AdapterConfig, Config
 from training.fitting.predict import CONTAINER, EXACT, Inference
+from training.network.adapters import add_adapters
 from training.network.classifier import build_network, preprocessing_of
 
 
@@ -102,3 +105,19 @@ def test_on_the_cpu_nothing_is_different(config: Config, network: MitosisClassif
         for precision in (EXACT, CONTAINER)
     ]
     assert np.array_equal(*found)
+
+
+def test_adapters_on_convolutions_are_not_folded_into_batch_norms(
+    config: Config, crops: list[np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which would fail, be logged after every epoch, and take its time."""
+    adapted = MitosisClassifier("tf_efficientnet_lite0")
+    plain = copy.deepcopy(adapted).eval()
+    add_adapters(adapted, AdapterConfig(rank=4, targets=["pointwise"], dropout=0))
+    alone = Stub("cpu")
+    alone.mixed_precision = "no"
+    inference = Inference(cast(Any, alone), preprocessing_of(config))
+    with caplog.at_level(logging.INFO):
+        found = inference.logits(adapted, crops)
+    assert not caplog.records
+    np.testing.assert_allclose(found, inference.logits(plain, crops), atol=1e-4)
