@@ -59,6 +59,7 @@ benchmark: .venv/benchmark-requirements.done
 	.venv/bin/python -m benchmark.cpu_throughput
 	.venv/bin/python -m benchmark.folder_scaling
 	.venv/bin/python -m benchmark.augmentation_cost
+	.venv/bin/python -m benchmark.roofline --write
 	.venv/bin/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())" \
 		&& .venv/bin/python -m benchmark.gpu || echo "No GPU: benchmark.gpu is left out."
 	.venv/bin/python -m benchmark.report
