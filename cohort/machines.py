@@ -95,6 +95,7 @@ def _own_cluster() -> Iterator[None]:
     )
     try:
         os.environ["COHORT_FOLDER"] = folder  # by which the watchdog knows what was started from here
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as folder mode has it, beside whatever else runs here
         ray.init(
             address="local",
             num_cpus=max(LEAST_CPUS, len(os.sched_getaffinity(0))),
