@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,7 @@ def connected(address: str | None, gpus: int | None) -> Iterator[Machines]:
             if address is None:
                 closing.enter_context(_own_cluster())
             else:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
                 closing.callback(ray.shutdown)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -82,6 +84,17 @@ def _be_quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+
+
+def _knock(address: str) -> None:
+    """Tries an address that is a host and a port: where nothing listens, Ray would try for minutes.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager
