@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
-from model.errors import CropError, UserError, one_line
+from model.errors import CropError, UserError, sentence
 from model.modes.case import process_case, table
 from model.modes.grand_challenge import clear_result
 from model.modes.loader import Loader
@@ -311,18 +311,12 @@ def main(arguments: list[str] | None = None) -> int:
     answer_signals((lambda _: 0) if parsed.run is run_server else status_of, parsed.clean_up)
     try:
         return parsed.run(parsed, Loader(parsed.weights, parsed.device, parsed.views))
-    except UserError as error:
-        sentence = one_line(error)
-    except MemoryError:
-        sentence = "The memory does not suffice; give the process more, or smaller images."
     except Exception as error:
-        logger.debug("", exc_info=error)
-        what = f"{type(error).__name__}: {error}"
-        sentence = one_line(UserError(f"The program failed through a fault of its own ({what}); please report it."))
-        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK"):
+        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK") and not isinstance(error, UserError):
             raise
+        said = sentence(error)
     with contextlib.suppress(OSError):
-        print(sentence, file=sys.stderr)
+        print(said, file=sys.stderr)
     return 1
 
 

@@ -27,7 +27,7 @@ from cohort.machines import connected
 from cohort.run import CohortOptions, classify_cohort
 from cohort.tables import PREDICTIONS_CSV
 from model.constants import DEFAULT_VIEWS, VIEW_SETS
-from model.errors import CropError, UserError, one_line
+from model.errors import CropError, UserError, sentence
 from model.modes.slide_options import SlideOptions
 from model.network.weights_config import read_config
 from model.network.weights_folder import choose_weights
@@ -92,15 +92,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         predict(parsed)
         return 0
-    except UserError as error:
-        sentence = one_line(error)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        sentence = one_line(UserError(f"The program failed through a fault of its own ({what}); please report it."))
-        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK"):
+        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK") and not isinstance(error, UserError):
             raise
+        said = sentence(error)
     with contextlib.suppress(OSError):
-        print(sentence, file=sys.stderr)
+        print(said, file=sys.stderr)
     return 1
 
 

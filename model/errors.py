@@ -23,6 +23,16 @@ def one_line(error: UserError) -> str:
     return f"{text[: LONGEST_MESSAGE - len(end) - 3]} … {end}"
 
 
+def sentence(error: Exception) -> str:
+    """What the last line on stderr says of what has ended a program."""
+    if isinstance(error, MemoryError):
+        return "The memory does not suffice; give the process more, or smaller images."
+    if not isinstance(error, UserError):
+        what = f"{type(error).__name__}: {error}"
+        error = UserError(f"The program failed through a fault of its own ({what}); please report it.")
+    return one_line(error)
+
+
 def first_line(error: Exception) -> str:
     """What a library's error says first, as part of a sentence of ours; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

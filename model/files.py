@@ -1,4 +1,4 @@
-"""Opening what somebody else put there: only regular files, and never more of them than expected."""
+"""Opening what somebody else put there: only regular files, and never more of them than expected. And writing whole."""
 
 import errno
 import os
@@ -45,3 +45,19 @@ def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
         raise OSError(errno.EINVAL, f"it is {kind}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all; of several processes that write it, each writes a whole one.
+
+    What is no UTF-8, as in a name, is written as an escape.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -22,12 +22,13 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from model.files import write_whole
 from model.network.weights_folder import CONFIG_FILE
 from training.config import Config, ConfigError, flat, to_yaml
 from training.data.crops import LabelledCrops, load_crops, without_duplicates
 from training.data.folds import few_of_each, splits_of
 from training.data.manifest import read_manifest
-from training.fitting.run import NOTE, Run, accelerator_for, write_whole
+from training.fitting.run import NOTE, Run, accelerator_for
 from training.network.classifier import preprocessing_of
 from training.network.cost import check_network, choose_checkpointing
 

@@ -7,7 +7,6 @@ as text, and the page's own Content-Security-Policy lets no other script run and
 import base64
 import datetime
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model.errors import UserError, one_line
+from model.files import write_whole
 
 REPORT = "report.html"
 """What a page is called, in the folder of what it is about."""
@@ -60,13 +60,8 @@ def write_page(path: Path, text: str) -> None:
     Raises:
         ReportError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, text)
     except OSError as error:
         raise ReportError(f"{path} cannot be written ({error.strerror}); give a writable folder with space.") from error
 

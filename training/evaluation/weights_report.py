@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -14,7 +13,7 @@ import torch
 
 from model.constants import CLASSES, MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CropError, UserError, WeightsError
-from model.files import read_bounded
+from model.files import read_bounded, write_whole
 from model.images.read import read_stack
 from model.modes.folder import rescale
 from model.modes.grand_challenge import result
@@ -220,12 +219,7 @@ def write_report(output: Path, metrics: dict[str, Any], predictions: str = "") -
         output.mkdir(parents=True, exist_ok=True)
         texts = {PREDICTIONS: predictions} if predictions else {}
         for name, text in (texts | {METRICS: json.dumps(metrics, indent=2) + "\n"}).items():
-            partial = output / f".{name}.{os.getpid()}"
-            try:
-                partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-                partial.replace(output / name)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(output / name, text)
     except OSError as error:
         raise UserError(f"{output} cannot be written to ({error.strerror}); give another --output.") from error
 

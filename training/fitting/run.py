@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from model.device import try_gpu
+from model.files import write_whole
 from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
 from training.data.folds import Split
@@ -55,13 +56,6 @@ def note_fit(folder: Path, identity: dict[str, Any]) -> None:
     """Notes in a fit's folder what the fit is of (`Run.identity`), unless that is noted already."""
     if not (folder / NOTE).is_file():
         write_whole(folder / NOTE, json.dumps(identity, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all; of several processes that write it, each writes a whole one."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 @contextmanager
