@@ -23,7 +23,7 @@ predict: .venv/requirements.done
 	.venv/bin/python process.py --input "$(IN)" --output "$(OUT)" --table --report
 
 test: .venv/test-requirements.done
-	.venv/bin/python -m pytest --durations=10 -m "not slow"
+	.venv/bin/python -m pytest --durations=10 -m "not slow" -n logical --maxprocesses 8 --dist loadfile
 
 test-all: .venv/test-requirements.done .venv/cohort-requirements.done
 	.venv/bin/python -m pytest --durations=10

@@ -59,7 +59,7 @@ def losses(data: Path, folder: Path, processes: int) -> list[float]:
     assert done.returncode == 0, done.stderr
     assert (folder / "weights" / "model.safetensors").is_file()
     for said in (done.stderr, (folder / "weights" / "training.log").read_text(encoding="utf-8")):
-        assert said.count("slides_0 epoch 1/3") == said.count("Wrote ") == 1, "one process speaks"
+        assert said.count("slides_0 epoch 1/3") == said.count(f"Wrote {folder / 'weights'}.") == 1, "one process speaks"
     curve: list[float] = []
     for fit in ("slides_0", "slides_1", "final"):
         events = EventAccumulator(str(folder / "run" / fit))

@@ -59,6 +59,7 @@ def test_intervals_are_over_slides() -> None:
             assert high - low > width, "half of the slides tell less"
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_domain_of_one_slide_has_no_interval() -> None:
     labels, probabilities = np.tile([0, 1], 6), np.linspace(0.1, 0.9, 12)
     groups, domains = np.array(["s"] * 6 + ["t"] * 3 + ["u"] * 3), np.array(["a"] * 6 + ["b"] * 6)

@@ -16,6 +16,7 @@ def winner(*overrides: str) -> Config:
     return load_config(CONFIGS / "dinov3_hplus.yaml", ["data.root=.", *overrides])
 
 
+@pytest.mark.slow
 def test_the_recipe_of_the_winner_in_figures() -> None:
     """Against the figures published for ViT-H+/16 (arXiv 2508.21041): 655,360 at rank 4, about 1.3 M for the winner."""
     figures = describe(winner())
