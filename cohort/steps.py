@@ -23,6 +23,9 @@ from model.modes.slide_reading import SlideFigures
 from model.network.preprocessing import Preprocessing
 from model.predictor import Predictor
 
+READERS_PRIORITY = 10
+"""Niceness of what reads: on the CPU it gets what the predictor leaves, which otherwise waits for it at every layer."""
+
 CROPS_A_TABLE = 64
 """Crops that are passed on together; with two fields of view of up to 96 pixels they have 1.8 MB."""
 
@@ -36,6 +39,7 @@ def read_images(units: pa.Table, root: Path, preprocessing: Preprocessing, mpp: 
         preprocessing: of the network.
         mpp: µm per pixel of all images; None takes what an image states.
     """
+    _step_back()
     reader, found = ImageReader(root, preprocessing, mpp), CropRows()
     for key, unit in zip(*(units.column(name).to_pylist() for name in ("key", "unit")), strict=True):
         try:
@@ -61,6 +65,7 @@ def read_slides(units: pa.Table, root: Path, preprocessing: Preprocessing, optio
         preprocessing: of the network.
         options: which detections.
     """
+    _step_back()
     found = CropRows()
     for key, unit in zip(*(units.column(name).to_pylist() for name in ("key", "unit")), strict=True):
         try:
@@ -71,6 +76,11 @@ def read_slides(units: pa.Table, root: Path, preprocessing: Preprocessing, optio
             found.add(key, 1, NO_INDEX, failure=one_line(error))
     if len(found):
         yield found.take()
+
+
+def _step_back() -> None:
+    """Gives this process `READERS_PRIORITY`, unless it has a lower one already."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), READERS_PRIORITY))
 
 
 def _read_slide(key: bytes, figures: SlideFigures, found: CropRows) -> Iterator[None]:
