@@ -12,7 +12,7 @@ Each takes --help.
 
 import sys
 
-from model.modes.process_state import answer_signals, open_streams, status_of
+from model.modes.process_state import answer_signals, open_streams, say_why, status_of
 
 if __name__ == "__main__":  # what is imported next takes its time
     answer_signals((lambda _: 0) if sys.argv[1:2] == ["serve"] else status_of)
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
-from model.errors import CropError, UserError, sentence
+from model.errors import CropError
 from model.modes.case import process_case, table
 from model.modes.grand_challenge import clear_result
 from model.modes.loader import Loader
@@ -312,12 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return parsed.run(parsed, Loader(parsed.weights, parsed.device, parsed.views))
     except Exception as error:
-        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK") and not isinstance(error, UserError):
-            raise
-        said = sentence(error)
-    with contextlib.suppress(OSError):
-        print(said, file=sys.stderr)
-    return 1
+        return say_why(error)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from cohort.rows import RESULTS
 from model.constants import CLASSES
 from model.errors import CaseError, first_line
-from model.modes.writing import OwnFolder, Whole, make_folder, open_own, unwritable
+from model.modes.writing import OwnFolder, Whole, make_folder, read_own, unwritable
 
 RUN, PARTS = "run.json", "parts"
 ROWS_A_PART = 100_000
@@ -139,17 +139,10 @@ class Parts(OwnFolder):
         for name in self._names():
             number, table = int(name[:6]), self.read(name)
             keys = table.column("key").to_pylist()
-            yield (
-                number,
-                table.filter(
-                    pa.array(
-                        [(state := self._states.get(key)) is not None and state.number == number for key in keys],
-                        pa.bool_(),
-                    )
-                ),
-            )
+            yield number, table.filter(pa.array([self._pass_of(key) == number for key in keys], pa.bool_()))
 
     def _pass_of(self, key: bytes) -> int:
+        """The last pass that a unit was part of; -1 for none."""
         state = self._states.get(key)
         return -1 if state is None else state.number
 
@@ -179,9 +172,7 @@ class Parts(OwnFolder):
     def _noted(self) -> dict[str, Any] | None:
         path = self.folder / RUN
         try:
-            with open_own(path, "r") as file:
-                text = file.read(_LARGEST_RUN_JSON + 1)
-            noted = json.loads(text) if len(text) <= _LARGEST_RUN_JSON else None
+            noted = json.loads(read_own(path, _LARGEST_RUN_JSON))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:

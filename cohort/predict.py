@@ -10,16 +10,14 @@ was interrupted in any way.
 
 import sys
 
-from model.modes.process_state import answer_signals, open_streams, status_of
+from model.modes.process_state import answer_signals, open_streams, say_why, status_of
 
 if __name__ == "__main__":  # what is imported next takes its time
     answer_signals(status_of)
     open_streams()
 
 import argparse
-import contextlib
 import logging
-import os
 from pathlib import Path
 
 from cohort.inputs import read_inputs
@@ -27,7 +25,7 @@ from cohort.machines import connected
 from cohort.run import CohortOptions, classify_cohort
 from cohort.tables import PREDICTIONS_CSV
 from model.constants import DEFAULT_VIEWS, VIEW_SETS
-from model.errors import CropError, UserError, sentence
+from model.errors import CropError
 from model.modes.slide_options import SlideOptions
 from model.network.weights_config import read_config
 from model.network.weights_folder import choose_weights
@@ -93,12 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         predict(parsed)
         return 0
     except Exception as error:
-        if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK") and not isinstance(error, UserError):
-            raise
-        said = sentence(error)
-    with contextlib.suppress(OSError):
-        print(said, file=sys.stderr)
-    return 1
+        return say_why(error)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import torch
 from model.modes.grand_challenge import INPUT_FOLDER, INPUT_SLUG, RESULT_FILE
 
 if TYPE_CHECKING:
+    from model.modes.case import CaseDone
+    from model.predictor import Predictor
     from training.config import Config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -78,6 +80,17 @@ def write_case(folder: Path, crops: list[np.ndarray], entry_key: str = "socket",
             for crop in crops:
                 tiff.write(crop, photometric="rgb", compression="adobe_deflate", metadata=None)
     return stack
+
+
+def classified_case(folder: Path, crops: list[np.ndarray], weights: Path) -> "tuple[CaseDone, Predictor]":
+    """A case in `folder`/in, what became of it in `folder`/out, and the predictor that did it, with eight views."""
+    from model.modes.case import process_case
+    from model.modes.loader import Loader
+
+    write_case(folder / "in", crops)
+    (folder / "out").mkdir()
+    loader = Loader(weights, "cpu", "d4")
+    return process_case(folder / "in", folder / "out", loader), loader.predictor()
 
 
 def check_result(output: Path, crops: int) -> list[dict]:

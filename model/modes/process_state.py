@@ -3,11 +3,14 @@
 Imports next to nothing, so that signals are answered from the start.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+
+from model.errors import UserError, sentence
 
 
 def answer_signals(status: Callable[[int], int], clean_up: Callable[[], object] = lambda: None) -> None:
@@ -33,6 +36,18 @@ def answer_signals(status: Callable[[int], int], clean_up: Callable[[], object] 
 def status_of(number: int) -> int:
     """The exit status of a process that a signal ended, by the shell's convention."""
     return 128 + number
+
+
+def say_why(error: Exception) -> int:
+    """Says in one sentence, as the last line on stderr, what has ended the program; returns the exit status, 1.
+
+    A fault of the program's own is raised instead where `ATYPICAL_MITOSIS_TRACEBACK` is set.
+    """
+    if os.environ.get("ATYPICAL_MITOSIS_TRACEBACK") and not isinstance(error, UserError):
+        raise error
+    with contextlib.suppress(OSError):
+        print(sentence(error), file=sys.stderr)
+    return 1
 
 
 def open_streams() -> None:

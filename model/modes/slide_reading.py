@@ -15,7 +15,7 @@ from model.modes.slide_summary import SlideContent
 from model.modes.slide_tables import CROPS, GEOJSON, Numbered
 from model.modes.writing import write_bytes
 from model.network.preprocessing import Preprocessing
-from model.slides.reader import SAVED_SIDE, SlideReader
+from model.slides.reader import SlideReader
 from model.slides.recognise import read_detections
 from model.slides.sifting import OTHER_CLASS, sift
 from model.slides.wanted import Wanted
@@ -56,7 +56,7 @@ class SlideFigures:
 
     def __init__(self, task: SlideTask, options: SlideOptions, preprocessing: Preprocessing) -> None:
         self.task, self.options, self.preprocessing = task, options, preprocessing
-        self._reader = SlideReader(task.slide, task.mpp, max(SAVED_SIDE, preprocessing.largest_side))
+        self._reader = SlideReader(task.slide, task.mpp, preprocessing.largest_side)
         try:
             content, self.origin = self._look_through()
         except BaseException:

@@ -24,7 +24,7 @@ from model.report.gallery import Row, Shown, fill
 from model.report.page import REPORT, ReportError, data_uri, legible, render, write_page
 from model.report.predictions import MOST_FAILURES, describe
 from model.report.thumbnails import ATYPICAL, NORMAL, encode
-from model.slides.reader import SAVED_SIDE, SlideReader
+from model.slides.reader import SlideReader
 
 if TYPE_CHECKING:
     from model.predictor import Predictor
@@ -75,9 +75,8 @@ def report_slide(task: SlideTask, predictor: "Predictor", explainer: "Explainer 
         CropError: the slide cannot be read any more.
     """
     target = task.target
-    side = max(SAVED_SIDE, predictor.config.preprocessing.largest_side)
     summary = read_summary(target)
-    with SlideReader(task.slide, task.mpp, side) as reader:
+    with SlideReader(task.slide, task.mpp, predictor.config.preprocessing.largest_side) as reader:
         content = describe(str(task.slide), predictor) | {
             "summary": summary,
             "found": summary["statistics"],

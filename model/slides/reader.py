@@ -53,14 +53,15 @@ class SlideReader:
     Args:
         path: of the slide.
         mpp: µm per pixel of level 0; None: what the slide states.
-        side: of the crops, in pixels of 0.25 µm.
+        field: side of what the network looks at, in pixels of 0.25 µm; crops have `SAVED_SIDE`, or this where it is
+            more.
 
     Raises:
         CropError: it cannot be read as a slide, or its µm per pixel are unknown.
     """
 
-    def __init__(self, path: Path, mpp: float | None, side: int = SAVED_SIDE) -> None:
-        self.path, self.mpp, self.side = path, mpp, side
+    def __init__(self, path: Path, mpp: float | None, field: int = SAVED_SIDE) -> None:
+        self.path, self.mpp, self.side = path, mpp, max(SAVED_SIDE, field)
         self._lock = threading.Lock()
         self._idle: list[Child] = []
         try:

@@ -11,13 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import DEFAULT_WEIGHTS, REPOSITORY, draw_crops, write_case
+from helpers import DEFAULT_WEIGHTS, REPOSITORY, classified_case, draw_crops
 from pages import check_page, fits, lowest_contrast, opened
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.modes.case import process_case
-from model.modes.loader import Loader
 from model.network.classifier import MitosisClassifier
 from model.network.ensemble import MitosisEnsemble
 from model.network.preprocessing import Preprocessing
@@ -237,11 +235,7 @@ def test_the_overlay_has_the_colours_of_the_classes(planted: np.ndarray) -> None
 def test_maps_are_in_the_gallery_of_the_most_uncertain(
     tmp_path: Path, crops: list[np.ndarray], small_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_case(tmp_path / "in", crops)
-    (tmp_path / "out").mkdir()
-    loader = Loader(small_weights, "cpu", "d4")
-    done = process_case(tmp_path / "in", tmp_path / "out", loader)
-    predictor = loader.predictor()
+    done, predictor = classified_case(tmp_path, crops, small_weights)
     monkeypatch.setattr(gallery, "MOST_EXPLAINED", 3)
     path = report_case(tmp_path / "in", done, predictor, Explainer.of(predictor))
     page = check_page(path)
@@ -256,11 +250,7 @@ def test_maps_are_in_the_gallery_of_the_most_uncertain(
 def test_in_a_browser_the_gallery_with_maps_is_legible(
     tmp_path: Path, crops: list[np.ndarray], small_weights: Path
 ) -> None:
-    write_case(tmp_path / "in", crops)
-    (tmp_path / "out").mkdir()
-    loader = Loader(small_weights, "cpu", "d4")
-    done = process_case(tmp_path / "in", tmp_path / "out", loader)
-    predictor = loader.predictor()
+    done, predictor = classified_case(tmp_path, crops, small_weights)
     path = report_case(tmp_path / "in", done, predictor, Explainer.of(predictor))
     for width, scheme in ((400, "dark"), (1600, "light")):
         with opened(path, width, scheme) as tab:

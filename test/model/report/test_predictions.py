@@ -12,13 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from helpers import REPOSITORY, write_case
+from helpers import REPOSITORY, classified_case, write_case
 from pages import check_page, fits, lowest_contrast, opened
 
-from model.modes.case import process_case
 from model.modes.folder import classify_folder
 from model.modes.listing import Listed
-from model.modes.loader import Loader
 from model.modes.tables import Record, RunTables
 from model.predictor import Predictor
 from model.report import gallery
@@ -88,10 +86,7 @@ def test_the_page_says_what_the_tables_say(folder: Path) -> None:
 def test_the_spread_of_the_views_is_shown_without_asking_the_network_again(
     tmp_path: Path, crops: list[np.ndarray], small_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_case(tmp_path / "in", crops)
-    (tmp_path / "out").mkdir()
-    loader = Loader(small_weights, "cpu", "d4")
-    done, predictor = process_case(tmp_path / "in", tmp_path / "out", loader), loader.predictor()
+    done, predictor = classified_case(tmp_path, crops, small_weights)
     _, expected = predictor.predict_with_spread(predictor.config.preprocessing.cut_out(crops))
     monkeypatch.setattr(Predictor, "_view_logits", None)
     shown = crops_of(check_page(report_case(tmp_path / "in", done, predictor)))
