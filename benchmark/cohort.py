@@ -1,11 +1,11 @@
 """What does Ray cost a cohort on one machine, and does its time grow with the number of crops alone?
 
-    python -m benchmark.cohort [--crops DIR] [--rounds 2] [--small] [--most 100000]
+    python -m benchmark.cohort [--crops DIR] [--rounds 2] [--views d4] [--small] [--most 100000]
 
-First `process.py folder` and `python -m cohort.predict` on the same crops with the default weights and one view, in
-turn: the ratio of a round's two times, start-up included. With eight views the network takes eight times as long, and
-the ratio is nearer to one. Then the cohort alone on more crops with a tiny random network, so that what is measured
-is what Ray, reading and writing take.
+First `process.py folder` and `python -m cohort.predict` on the same crops with the default weights, in turn: the ratio
+of a round's two times, start-up included. With one view, an eighth of the network's work, it is farthest from one. Then
+the cohort alone on more crops with a tiny random network and one view, so that what is measured is what Ray, reading
+and writing take.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmark.measuring import (
     use_cores,
     write_random_weights,
 )
+from model.constants import DEFAULT_VIEWS, VIEW_SETS
 from model.network.weights_folder import BAKED
 
 SOURCES = 64
@@ -46,18 +47,18 @@ def write_sources(folder: Path, crops: Path | None) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def seconds_of(command: list[str], source: Path, target: Path, weights: Path) -> float:
-    """Seconds from start to end of a process that classifies crops with one view on the CPU."""
-    return run_process([*command, str(source), str(target), "--weights", str(weights), "--views", "none"])[0]
+def seconds_of(command: list[str], source: Path, target: Path, weights: Path, views: str) -> float:
+    """Seconds from start to end of a process that classifies crops on the CPU."""
+    return run_process([*command, str(source), str(target), "--weights", str(weights), "--views", views])[0]
 
 
-def compare(source: Path, root: Path, weights: Path, rounds: int) -> dict[str, list[float]]:
+def compare(source: Path, root: Path, weights: Path, views: str, rounds: int) -> dict[str, list[float]]:
     """Seconds of folder mode and of a cohort on one machine, in turn, which begins first changing."""
     ways = {"folder": ["process.py", "folder"], "cohort": ["-m", "cohort.predict", "--gpus", "0"]}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in sorted(ways, reverse=number % 2 == 0):
-            found[name].append(seconds_of(ways[name], source, root / f"{name}{number}", weights))
+            found[name].append(seconds_of(ways[name], source, root / f"{name}{number}", weights, views))
     return found
 
 
@@ -68,7 +69,7 @@ def growth(root: Path, sources: list[Path], most: int) -> Iterator[list[dict[str
     for count in [count for count in COUNTS if count <= min(most, LINKS * SOURCES)]:
         write_images(root / f"in{count}", count, sources)
         command = ["-m", "cohort.predict", "--gpus", "0"]
-        took = seconds_of(command, root / f"in{count}", root / f"out{count}", root / "weights")
+        took = seconds_of(command, root / f"in{count}", root / f"out{count}", root / "weights", "none")
         runs.append({"crops": count, "seconds": round(took, 2)})
         if count > 1:
             runs[-1]["milliseconds_a_crop"] = round(1000 * (took - runs[0]["seconds"]) / count, 3)
@@ -80,6 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000, help="crops of the comparison (default: 10000)")
     parser.add_argument("--rounds", type=int, default=2, help="of the comparison (default: 2; 0: leave it out)")
+    parser.add_argument(
+        "--views", choices=VIEW_SETS, default=DEFAULT_VIEWS, help="of the comparison (default: %(default)s)"
+    )
     parser.add_argument("--small", action="store_true", help="compare with a smaller network, a third of the work")
     parser.add_argument("--most", type=int, default=100_000, help="crops of the largest run (default: 100000; 0: none)")
     parser.add_argument("--cores", type=int, default=2, help="processors to use (default: 2)")
@@ -98,12 +102,11 @@ def main() -> None:
             if arguments.small:
                 weights = root / "small"
                 write_random_weights(weights, SMALL, SMALL_INPUT, "float32")
-            seconds = compare(root / "in", root, weights, arguments.rounds)
+            seconds = compare(root / "in", root, weights, arguments.views, arguments.rounds)
             network = "random EfficientNet-Lite0, 128 pixels" if arguments.small else "the default weights"
-            figures["comparisons"][network] = {
+            figures["comparisons"][f"{network}, views {arguments.views}"] = {
                 "crops": arguments.count,
                 "real_crops": arguments.crops is not None,
-                "views": "none",
                 "seconds": {way: [round(value, 1) for value in values] for way, values in seconds.items()},
                 "cohort_to_folder": median_ratio(seconds["cohort"], seconds["folder"]),
             }

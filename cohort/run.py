@@ -154,12 +154,13 @@ class _Steps:
         context.target_max_block_size = BLOCK_BYTES
         context.enable_progress_bars = False
         machines = self._machines
-        crops = ray.data.from_arrow(self._blocks(units)).map_batches(
+        blocks = self._blocks(units)
+        crops = ray.data.from_arrow(blocks).map_batches(
             self._read,
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=TaskPoolStrategy(size=machines.readers),
+            compute=TaskPoolStrategy(size=machines.readers and min(machines.readers, len(blocks))),
             num_cpus=machines.reader_cpus,
         )
         results = crops.map_batches(
@@ -171,7 +172,6 @@ class _Steps:
             compute=ActorPoolStrategy(size=machines.predictors),
             num_cpus=PREDICTOR_CPUS,
             num_gpus=machines.gpus,
-            scheduling_strategy="SPREAD",
         )
         yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
 
