@@ -27,6 +27,9 @@ CPU_IMAGES = 16
 """Images, of which a view has one for each field of view, that go through the network together on the CPU; more of them
 take more memory and no less time. So many are the eight views of a crop with two fields of view."""
 
+A_CASE = 16
+"""Up to so many crops, half of `CPU_IMAGES` go together: a case then takes 6 % less memory and 3 % more time."""
+
 GOOD_CALLS = 20
 """After so many without a full memory, batches are as large again as they were: what filled it may be gone."""
 
@@ -70,6 +73,7 @@ class Predictor:
         on_cpu = max(1, CPU_IMAGES // len(preprocessing.scales))
         self.batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_VIEWS)
         self._usual_batch_size, self._good_calls = self.batch_size, 0
+        self._halves_a_case = batch_size is None and self.device.type == "cpu"
         self.copies: list[Predictor] = []
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -164,7 +168,10 @@ class Predictor:
     def _unless_memory_is_full(self, fields: Tensor, progress: bool) -> Tensor | None:
         """The logits; None where the GPU's memory is full and smaller batches may help."""
         preprocessing = self.config.preprocessing
-        average = ViewAverage(self.network, preprocessing, self.view_set, self.batch_size, self.device, self.dtype)
+        batch_size = self.batch_size
+        if self._halves_a_case and len(fields) <= A_CASE:
+            batch_size = max(1, batch_size // 2)
+        average = ViewAverage(self.network, preprocessing, self.view_set, batch_size, self.device, self.dtype)
         try:
             return average.view_logits(fields, progress).cpu()
         except Exception as error:  # whatever an architecture says to images that it is not made for

@@ -58,6 +58,20 @@ def test_no_crops_give_no_probabilities(small_weights: Path) -> None:
     assert Predictor(small_weights, "cpu")([]).shape == (0,)
 
 
+def test_few_crops_go_through_the_network_in_smaller_batches(
+    small_weights: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case takes less memory; many crops take less time."""
+    predictor = Predictor(small_weights, "cpu")
+    sizes: list[int] = []
+    forward = predictor.network.forward
+    monkeypatch.setattr(predictor.network, "forward", lambda images: sizes.append(len(images)) or forward(images))
+    many = [crops[number % len(crops)] for number in range(17)]
+    predictor(many[:16])
+    predictor(many)
+    assert sizes[0] == predictor.batch_size // 2 and sizes[-2] == predictor.batch_size
+
+
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     torch.AcceleratorError("CUDA error: out of memory", 2),
