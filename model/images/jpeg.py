@@ -138,4 +138,4 @@ def _mpp(jfif: bytes) -> float | None:
         return None
     unit, x, y = struct.unpack_from(">BHH", jfif, 7)
     length = {1: 25_400, 2: 10_000}.get(unit)
-    return plausible_mpp(length / x, length / y) if length and x and y else None
+    return plausible_mpp(length / x if x else 0, length / y if y else 0) if length else None

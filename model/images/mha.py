@@ -143,7 +143,7 @@ def _parse(values: dict[str, str]) -> _Header:
     dimensions = int(values["NDims"])
     numbers = {
         key: _numbers(key, values[key], dimensions**power, pattern)
-        for keys, pattern in ((_WHOLE, r"\d{1,10}"), (_REAL, r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"))
+        for keys, pattern in ((_WHOLE, r"[0-9]{1,10}"), (_REAL, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"))
         for key, power in keys.items()
         if key in values
     }

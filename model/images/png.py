@@ -111,4 +111,4 @@ def _mpp(physical: bytes) -> float | None:
     if len(physical) != 9:
         return None
     x, y, unit = struct.unpack(">IIB", physical)
-    return plausible_mpp(1e6 / x, 1e6 / y) if x and y and unit == 1 else None
+    return plausible_mpp(1e6 / x if x else 0, 1e6 / y if y else 0) if unit == 1 else None

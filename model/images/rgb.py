@@ -35,14 +35,18 @@ class Stack:
 
 
 def plausible_mpp(x: float, y: float) -> float | None:
-    """µm per pixel, from what a file states for x and y; None unless it is that of a microscope's square pixels.
+    """µm per pixel, from what a file states for x and y; None where neither is a microscope's.
 
     A format's "unknown" or default (0, 1 of its unit, 72 or 96 dots per inch) is for its reader to convert like any
-    other value: in µm, all of them lie outside `MPP_RANGE`.
+    other value: in µm, all of them lie outside `MPP_RANGE`. Where one alone is plausible, it is taken for both.
+
+    Raises:
+        ValueError: both are plausible, but pixels would not be square.
     """
-    if not all(math.isfinite(side) and MPP_RANGE[0] <= side <= MPP_RANGE[1] for side in (x, y)):
-        return None
-    return (x + y) / 2 if max(x, y) <= 1.1 * min(x, y) else None
+    sides = [side for side in (x, y) if math.isfinite(side) and MPP_RANGE[0] <= side <= MPP_RANGE[1]]
+    if sides and max(sides) > 1.1 * min(sides):
+        raise ValueError(f"its pixels are stated to be {x:.4g} µm wide and {y:.4g} µm high, which is not square")
+    return sum(sides) / len(sides) if sides else None
 
 
 def check_size(path: Path, crops: int, pixels: int, bytes_per_pixel: int = 3) -> None:

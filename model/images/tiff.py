@@ -14,7 +14,7 @@ from model.errors import CropError
 from model.images import tiff_directories as tags
 from model.images.file import open_image
 from model.images.rgb import Stack, check_size, plausible_mpp, to_rgb, upright
-from model.images.tiff_directories import Directory, read_directories
+from model.images.tiff_directories import Directory, check_apart, read_directories
 from model.images.tiff_flavours import REFUSED_TAGS, Flavour, flavour_of
 from model.images.tiff_segments import MASK, PALETTE, RGB, UNCOMPRESSED, check_page, check_segment, meaning
 
@@ -43,12 +43,14 @@ class Layout:
     """Where the images of a TIFF are.
 
     Attributes:
-        pages: their directories.
+        directories: all of the file.
+        pages: those of the images.
         numbers: which pages of the file these are, counted from 0.
         contiguous: how many images follow each other in the one page's place; 0: a page is an image.
         mpp: µm per pixel that the pages state; None where they state none that is plausible.
     """
 
+    directories: list[Directory]
     pages: list[Directory]
     numbers: list[int]
     contiguous: int
@@ -79,7 +81,7 @@ def find_images(path: Path, file: BinaryIO) -> Layout:
     resolutions = {_mpp(page, flavour) for page in pages}
     if len(resolutions) > 1:
         raise CropError(f"{path} has pages of several resolutions; export crops of one.")
-    return Layout(pages, numbers, contiguous, resolutions.pop())
+    return Layout(directories, pages, numbers, contiguous, resolutions.pop())
 
 
 def _read(path: Path, file: BinaryIO) -> Stack:
@@ -90,10 +92,11 @@ def _read(path: Path, file: BinaryIO) -> Stack:
     check_size(path, count, pixels, bytes_a_pixel)
     if count > 1:
         _check_no_colours_apart(path, count, pages)
+        _check_alike(path, pages)
     if layout.contiguous:
-        crops = _decode_contiguous(path, file, layout.contiguous)
+        crops = _decode_contiguous(path, file, layout.directories, layout.contiguous)
     else:
-        crops = _decode_pages(path, file, layout.numbers)
+        crops = _decode_pages(path, file, layout.directories, layout.numbers)
     orientations = [page.number(tags.ORIENTATION, 1) for page in pages] * (layout.contiguous or 1)
     turned = (upright(page, orientation) for page, orientation in zip(crops, orientations, strict=True))
     return Stack(to_rgb(path, turned), layout.mpp)
@@ -148,7 +151,7 @@ def _pages(path: Path, directories: list[Directory], full: list[int]) -> tuple[F
     ]
     first = flavours[0]
     if any(flavour.colours_apart for flavour in flavours):
-        raise CropError(f"{path} is an {first.name} with colours on separate pages; export it as 8-bit RGB crops.")
+        raise CropError(f"{path}, of {first.name}, has colours on separate pages; export it as 8-bit RGB crops.")
     if first.first_page_only:
         return first, full[:1], 0
     images = first.images
@@ -173,20 +176,31 @@ def _check_no_colours_apart(path: Path, crops: int, pages: list[Directory]) -> N
         )
 
 
+def _check_alike(path: Path, pages: list[Directory]) -> None:
+    """A page of one channel among coloured ones may be a mask that is not marked as one."""
+    coloured = [page.number(tags.SAMPLES, 1) >= 3 or page.number(tags.PHOTOMETRIC, RGB) == PALETTE for page in pages]
+    if any(coloured) and not all(coloured):
+        raise CropError(
+            f"{path} has pages in colour and page {coloured.index(False) + 1} of one channel, which may be a mask; "
+            "export crops alone, all of them in colour."
+        )
+
+
 def _mpp(directory: Directory, flavour: Flavour) -> float | None:
     """µm per pixel that a page states; None where it states none that is plausible."""
     if flavour.mpp is not None:
         return flavour.mpp
     unit = flavour.per_unit or {2: 25_400.0, 3: 10_000.0}.get(directory.number(tags.RESOLUTION_UNIT, 2))
     x, y = directory.ratio(tags.X_RESOLUTION), directory.ratio(tags.Y_RESOLUTION)
-    return plausible_mpp(unit / x, unit / y) if unit and x and y else None
+    return plausible_mpp(unit / x if x else 0, unit / y if y else 0) if unit else None
 
 
-def _decode_pages(path: Path, file: BinaryIO, numbers: list[int]) -> Iterator[np.ndarray]:
+def _decode_pages(path: Path, file: BinaryIO, directories: list[Directory], numbers: list[int]) -> Iterator[np.ndarray]:
     """Pages as (H, W) or (H, W, C), one after the other."""
     import tifffile
 
     wanted = set(numbers)
+    spans: list[tuple[int, int]] = []
     used, starts = 0, set[int]()
     with tifffile.TiffFile(file, name=path.name, _multifile=False) as tiff:
         for number, page in enumerate(tiff.pages):
@@ -199,12 +213,14 @@ def _decode_pages(path: Path, file: BinaryIO, numbers: list[int]) -> Iterator[np
             if used > tiff.filehandle.size or not starts.isdisjoint(page.dataoffsets):
                 raise ValueError("its pages share their pixels")
             starts.update(page.dataoffsets)
+            spans += [(at, at + count) for at, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
             for index in range(len(page.dataoffsets)):
                 check_segment(path, page, index)
             yield meaning(page, page.asarray())
+    check_apart(directories, spans)  # nothing is answered before the last page is decoded
 
 
-def _decode_contiguous(path: Path, file: BinaryIO, images: int) -> Iterator[np.ndarray]:
+def _decode_contiguous(path: Path, file: BinaryIO, directories: list[Directory], images: int) -> Iterator[np.ndarray]:
     """Images that follow each other in the file, of which the one directory describes the first."""
     import tifffile
 
@@ -230,3 +246,4 @@ def _decode_contiguous(path: Path, file: BinaryIO, images: int) -> Iterator[np.n
                 raise CropError(f"{path} is truncated: pixels of image {number + 1} are missing; export it again.")
             pixels = np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
             yield meaning(page, pixels if shape[2] > 1 else pixels[..., 0])
+    check_apart(directories, [(page.dataoffsets[0], page.dataoffsets[0] + images * count)])

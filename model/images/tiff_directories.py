@@ -34,6 +34,13 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 """Bytes of a value of each type."""
 _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 """Types of whole numbers, as `struct` calls them."""
+_NUMBERS = {BITS, 273, 279, 324, 325}
+_SINGLE = {*range(SUBFILE, 260), PHOTOMETRIC, 266, ORIENTATION, SAMPLES, 278, 284, 317, 322, 323} - _NUMBERS
+"""Tags that say how the pixels are coded, all of them whole numbers; the latter have one value."""
+_TEXTS_AND_RATIOS = {**dict.fromkeys((269, 270, 271, 272, 285, 305, 306, 315, 316), (1, 2, 7))} | dict.fromkeys(
+    (X_RESOLUTION, Y_RESOLUTION, 286, 287, 318, 319), (5, 10)
+)
+"""Types that other tags have: where one of them has another, it may have been one of the above."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,13 @@ class Directory:
         entries: type, number of values, and offset in the file of the values, by tag.
         file: what they are in.
         order: of bytes, `<` or `>`.
+        spans: where the directory and its values begin and end in the file.
     """
 
     file: BinaryIO = field(repr=False)
     order: str
     entries: dict[int, tuple[int, int, int]]
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
     def number(self, tag: int, default: int) -> int:
         """The first value of a tag of whole numbers; `default` where it is missing.
@@ -113,6 +122,8 @@ def read_directories(file: BinaryIO) -> list[Directory]:
         entry_size = head_size + place_size
         content = _read(file, offset + count_size, tags * entry_size + place_size)
         entries: dict[int, tuple[int, int, int]] = {}
+        spans = [(offset, offset + count_size + len(content))]
+        last = -1
         for start in range(0, tags * entry_size, entry_size):
             tag, kind, count = struct.unpack_from(order + entry, content, start)
             length = count * _SIZES.get(kind, 1)
@@ -123,25 +134,61 @@ def read_directories(file: BinaryIO) -> list[Directory]:
                 if at + length > size:
                     raise ValueError(f"the values of tag {tag} are not in the file")
                 large_values += length if length > SMALL_VALUE else 0
-            if tag in entries:
-                raise ValueError(f"tag {tag} is there twice")
-            entries[tag] = kind, count, at
+                spans.append((at, at + length))
+            if tag <= last:
+                raise ValueError(f"tag {tag} is there twice, or not in its place")
+            _check_type(tag, kind, count)
+            entries[tag], last = (kind, count, at), tag
         if large_values > size:
             raise ValueError("its tags claim more values than the file holds")
-        found.append(Directory(file, order, entries))
+        found.append(Directory(file, order, entries, spans))
         (offset,) = struct.unpack_from(order + place, content, tags * entry_size)
     return found
+
+
+def _check_type(tag: int, kind: int, count: int) -> None:
+    """Checks that a tag has values of a type that it may have: one changed bit must not hide how pixels are coded."""
+    if (tag in _NUMBERS or tag in _SINGLE) and (kind not in _WHOLE or not count):
+        raise ValueError(f"tag {tag} is no whole number")
+    if tag in _SINGLE and count != 1:
+        raise ValueError(f"tag {tag} has {count} values instead of one")
+    if kind not in _SIZES or kind not in _TEXTS_AND_RATIOS.get(tag, _SIZES):
+        raise ValueError(f"tag {tag} is of a type that it does not have")
+
+
+def check_apart(directories: list[Directory], pixels: list[tuple[int, int]]) -> None:
+    """Checks that pixels lie neither over each other nor over a directory, its values or the file's first bytes.
+
+    Args:
+        directories: of the file.
+        pixels: where strips, tiles or images begin and end in the file.
+
+    Raises:
+        ValueError: they do, so one of the numbers that say where they are is wrong.
+    """
+    around = [(0, 8), *(span for directory in directories for span in directory.spans)]
+    spans = sorted([(*span, True) for span in pixels] + [(*span, False) for span in around])
+    end_of_pixels = end = 0
+    for start, stop, is_pixels in spans:
+        if start < (end if is_pixels else end_of_pixels):
+            raise ValueError("its pixels lie over each other, or over what says where they are")
+        end = max(end, stop)
+        end_of_pixels = max(end_of_pixels, stop) if is_pixels else end_of_pixels
 
 
 def is_plain(file: BinaryIO) -> bool:
     """Whether the pixels of every page are as they are, or deflated: what Python itself decodes, and checks.
 
-    A file that is no TIFF is, as far as this goes, plain.
+    A file whose directories are refused is, as far as this goes, plain.
     """
     try:
-        return all(directory.number(COMPRESSION, 1) in PLAIN for directory in read_directories(file))
+        directories = read_directories(file)
     except ValueError:
         return True
+    try:
+        return all(directory.number(COMPRESSION, 1) in PLAIN for directory in directories)
+    except ValueError:
+        return False
 
 
 def _header(file: BinaryIO) -> tuple[str, bool, int]:

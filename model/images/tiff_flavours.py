@@ -4,6 +4,7 @@ To most programs a page is an image. To some a page is a colour, or a thumbnail;
 images that follow each other in the file. Only the text of the description is looked at, never a file that it names.
 """
 
+import html
 import json
 import re
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ REFUSED_TAGS = {
 """Tags of programs whose directories are planes, channels or layers, or of which one stands for many images."""
 
 _PIXELS = re.compile(r"<(?:\w+:)?Pixels\b([^<>]{0,2000})>")
-_ATTRIBUTE = re.compile(r'\b(\w+)\s*=\s*"([^"]*)"')
-_SAMPLES = re.compile(r'<(?:\w+:)?Channel\b[^<>]{0,2000}?\bSamplesPerPixel\s*=\s*"(\d+)"')
-_UNITS = {"µm": 1, "μm": 1, "um": 1, "\\u00B5m": 1, "micron": 1, "microns": 1, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+_ATTRIBUTE = re.compile(r"""\b(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_SAMPLES = re.compile(r"""<(?:\w+:)?Channel\b[^<>]{0,2000}?\bSamplesPerPixel\s*=\s*["']([0-9]{1,9})["']""")
+_UNITS: dict[str, float] = dict.fromkeys(("µm", "μm", "um", "\\u00B5m", "micron", "microns"), 1)
+_UNITS |= {"\u00c5": 1e-4, "\u212b": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 """µm of a unit as programs spell it; an unknown one says nothing."""
 
 
@@ -60,7 +62,7 @@ def flavour_of(description: str, shape: tuple[int, int, int]) -> Flavour:
     if description.startswith("ImageJ="):
         return _imagej(description, shape[2])
     if description.startswith("Aperio"):
-        match = re.search(r"\bMPP\s*=\s*([\d.]+)", description)
+        match = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
         mpp = _number(match[1]) if match else 0.0
         return Flavour("Aperio", first_page_only=True, mpp=plausible_mpp(mpp, mpp))
     if "<OME" in description[:2000] or ":OME " in description[:2000]:
@@ -87,7 +89,7 @@ def _ome(description: str, samples_of_page: int) -> Flavour:
     images, apart, mpp = 0, False, set()
     parts = list(_PIXELS.finditer(description))
     for part, following in zip(parts, [*parts[1:], None], strict=True):
-        values = dict(_ATTRIBUTE.findall(part[1]))
+        values = {name: html.unescape(one or other) for name, one, other in _ATTRIBUTE.findall(part[1])}
         inside = description[part.end() : following.start() if following else None]
         samples = max((int(number) for number in _SAMPLES.findall(inside)), default=1)
         channels, depth, times = (_count(values.get(f"Size{axis}", "1")) for axis in "CZT")
@@ -119,13 +121,14 @@ def _shaped(description: str, shape: tuple[int, int, int]) -> Flavour:
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text.strip()):
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
         raise ValueError(f"its description counts '{text[:20]}'")
     return int(text)
 
 
 def _number(text: str) -> float:
+    """A number; 0 for what is none."""
     try:
-        return float(text)
+        return float(text) if text.isascii() else 0.0
     except ValueError:
         return 0.0

@@ -6,6 +6,7 @@ read to their end; LZW, PackBits, zstd, WebP, JPEG 2000 and no compression have 
 """
 
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from model.errors import CropError
 from model.images.inflate import inflate
 from model.images.jpeg import parse_jpeg
 from model.images.rgb import MAX_PIXELS_PER_CROP
+
+logger = logging.getLogger(__name__)
 
 UNCOMPRESSED, _LZW, _JPEG, _PACKBITS = 1, 5, 7, 32773
 _DEFLATE, _ZSTD, _WEBP, _JPEG_2000 = (8, 32946), (50000, 34926), (50001, 34927), (34712, 33003, 33005)
@@ -128,6 +131,8 @@ def meaning(page, array: np.ndarray) -> np.ndarray:
         array = np.moveaxis(array, 0, -1)
     if page.extrasamples[:1] == (_ASSOCIATED_ALPHA,) and page.samplesperpixel in (2, 4):
         # The colours are multiplied by it: what lies on white is their sum with what shines through.
+        if array[..., -1].min() < np.iinfo(array.dtype).max:
+            logger.info("%s was converted: alpha laid on white.", page.parent.filename)
         through = np.iinfo(array.dtype).max - array[..., -1:]
         return array[..., :-1] + np.minimum(through, np.iinfo(array.dtype).max - array[..., :-1])
     return array

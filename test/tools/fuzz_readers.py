@@ -9,8 +9,9 @@ PNG or JPEG left out, doubled or of another length, with their checksums made ri
 ends cut off. Every file must give crops or a CropError with its name, within 5 s and 1 GB. Whatever else happens is
 counted as broken, and the file kept; then the exit status is 1.
 
-`--flips N` instead flips N single bits in each of the platform's formats, and counts how many are refused, how many
-harmless (no pixel changed; without compression at most one value), and how many give other crops in silence.
+`--flips N` instead flips N single bits in each of the platform's formats, of a TIFF also every bit that is no pixel's,
+and counts how many are refused, how many harmless (no pixel changed; without compression at most one value), and how
+many give other crops in silence.
 """
 
 import argparse
@@ -291,6 +292,18 @@ def kept(folder: Path, keep: Path, number: int) -> str:
     return "nothing"
 
 
+def bits_beside_pixels(path: Path) -> Iterator[int]:
+    """Of a TIFF the bits of its directories and their values; of another file none."""
+    if path.suffix != ".tif":
+        return
+    with tifffile.TiffFile(path) as tiff:
+        pages = [*tiff.pages]
+        spans = [span for page in pages for span in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    for byte in range(path.stat().st_size):
+        if not any(start <= byte < start + count for start, count in spans):
+            yield from range(8 * byte, 8 * byte + 8)
+
+
 def count_flips(number: int, seed: int) -> int:
     """Flips single bits in the platform's formats; prints a line for each, returns the exit status."""
     stack = crops()
@@ -300,7 +313,8 @@ def count_flips(number: int, seed: int) -> int:
         good = {path.name: path for path in good_files(folder)}
         for kind in ("deflate.tif", "plain.tif", "deflate.mha", "plain.mha"):
             content, counts = good[kind].read_bytes(), Counter()
-            for bit in random.Random(seed).sample(range(8 * len(content)), min(number, 8 * len(content))):
+            anywhere = random.Random(seed).sample(range(8 * len(content)), min(number, 8 * len(content)))
+            for bit in sorted({*anywhere, *bits_beside_pixels(good[kind])}):
                 changed = bytearray(content)
                 changed[bit // 8] ^= 1 << bit % 8
                 path = folder / f"flipped{good[kind].suffix}"

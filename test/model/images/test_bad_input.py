@@ -27,7 +27,7 @@ def tiff(convert: Callable[[np.ndarray], np.ndarray], **options: object) -> Writ
             path, bigtiff=bool(options.pop("bigtiff", False)), ome=options.pop("ome", False)
         ) as out:
             for page in (crop, crop[::-1]):
-                out.write(convert(page), **({"photometric": "rgb"} | options))  # type: ignore[arg-type]
+                out.write(convert(page), **({"photometric": "rgb"} | options))
 
     return write
 

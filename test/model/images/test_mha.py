@@ -123,10 +123,10 @@ def test_both_byte_orders(tmp_path: Path) -> None:
         ("0.00025 0.00025 1", {}, 0.25),
         ("5e-4 5E-04 1", {}, 0.5),
         ("0.00025 0.00026 1", {}, 0.255),
-        ("0.00025 0.0005 1", {}, None),
         ("1 1 1", {}, None),
         ("0 0 0", {}, None),
-        ("-0.0005 0.0005 1", {}, None),
+        ("-0.0005 0.0005 1", {}, 0.5),
+        ("-0.0005 -0.0005 1", {}, None),
         ("0.35277777777777775 0.35277777777777775 1", {}, None),
         ("0.26458333 0.26458333 1", {}, None),
         ("0.5 0.5 1", {"DistanceUnits": "um"}, 0.5),
@@ -141,6 +141,16 @@ def test_spacing_is_in_millimetres_unless_said(
     stack = read_mha(write(tmp_path / "stack.mha", ElementSpacing=spacing, **keys))
     assert stack.mpp == (mpp if mpp is None else pytest.approx(mpp))
     assert np.array_equal(np.stack(stack.crops), PIXELS)
+
+
+def test_digits_of_another_script_are_no_numbers(tmp_path: Path) -> None:
+    with pytest.raises(CropError, match="DimSize is"):
+        read_mha(write(tmp_path / "stack.mha", DimSize="\u0661\u0662\u0668 128 1"))
+
+
+def test_pixels_that_are_not_square_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CropError, match=r"stack\.mha .*0\.5 µm wide and 0\.6 µm high, which is not square"):
+        read_mha(write(tmp_path / "stack.mha", ElementSpacing="0.0005 0.0006 1"))
 
 
 @pytest.mark.parametrize("key", HEADER)

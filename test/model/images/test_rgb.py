@@ -99,7 +99,7 @@ def test_pages_are_turned_as_pillow_turns_them(orientation: int, shape: tuple[in
 @pytest.mark.parametrize("orientation", [0, 9, -1, None, "6", (6,)])
 def test_an_orientation_that_is_none_turns_nothing(orientation: object) -> None:
     page = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    assert np.array_equal(upright(page, orientation), page)  # type: ignore[arg-type]
+    assert np.array_equal(upright(page, orientation), page)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_an_orientation_that_is_none_turns_nothing(orientation: object) -> None:
         (0.25, 0.25, 0.25),
         (0.5, 0.5, 0.5),
         (0.25, 0.27, 0.26),
-        (0.25, 0.28, None),
         (1.0, 1.0, 1.0),
         (0, 0, None),
         (-0.25, -0.25, None),
-        (math.nan, 0.25, None),
+        (math.nan, 0.25, 0.25),
+        (0.5, 0, 0.5),
         (math.inf, math.inf, None),
         (1000, 1000, None),
         (25400 / 72, 25400 / 72, None),
@@ -122,6 +122,11 @@ def test_an_orientation_that_is_none_turns_nothing(orientation: object) -> None:
 )
 def test_only_a_microscopes_resolution_is_plausible(x: float, y: float, mpp: float | None) -> None:
     assert plausible_mpp(x, y) == (mpp if mpp is None else pytest.approx(mpp))
+
+
+def test_pixels_that_are_not_square_are_no_resolution() -> None:
+    with pytest.raises(ValueError, match=r"0\.25 µm wide and 0\.28 µm high, which is not square"):
+        plausible_mpp(0.25, 0.28)
 
 
 def test_sizes_up_to_the_bounds_are_read_and_no_more() -> None:
