@@ -10,12 +10,22 @@ def check_whole(name: str, value: object, low: int, high: int) -> None:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, not {_shown(value)}")
 
 
-def check_number(name: str, value: object, low: float = -math.inf, above: float | None = None) -> None:
-    """Checks that a value is a finite number, at least `low` and, where that is given, greater than `above`."""
-    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or number < low or (above is not None and number <= above):
+def check_number(
+    name: str, value: object, low: float = -math.inf, high: float = math.inf, above: float | None = None
+) -> None:
+    """Checks that a value is a finite number from `low` to `high` and, where that is given, greater than `above`."""
+    number = _as_number(value)
+    if not math.isfinite(number) or not low <= number <= high or (above is not None and number <= above):
         limit = f" above {above:g}" if above is not None else f" of at least {low:g}" if math.isfinite(low) else ""
+        limit = f" from {low:g} to {high:g}" if math.isfinite(high) else limit
         raise ValueError(f"{name} must be a finite number{limit}, not {_shown(value)}")
+
+
+def _as_number(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def check_text(name: str, value: object) -> None:

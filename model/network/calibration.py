@@ -19,8 +19,8 @@ class Calibration:
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("the calibration's scale", self.scale, above=0)
-        check_number("the calibration's bias", self.bias)
+        check_number("the calibration's scale", self.scale, 1e-4, 1e6)
+        check_number("the calibration's bias", self.bias, -1e4, 1e4)
 
 
 def calibrate(logits: np.ndarray, calibration: Calibration) -> np.ndarray:

@@ -13,8 +13,8 @@ from model.checks import check_list, check_number, check_whole
 from model.constants import MICROMETRES_PER_PIXEL
 from model.errors import CropError
 
-LARGEST_FIELD, LARGEST_INPUT, MOST_SCALES = 4096, 1024, 16
-"""Pixels a side, pixels a side, and their number: more is a mistake, and would fill the memory."""
+SMALLEST_SIDE, LARGEST_FIELD, LARGEST_INPUT, MOST_SCALES = 8, 4096, 1024, 16
+"""Pixels a side, and number of fields of view: fewer is a mistake, and so is more, which would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Preprocessing:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        check_whole("field_of_view", self.field_of_view, 1, LARGEST_FIELD)
-        check_whole("input_size", self.input_size, 1, LARGEST_INPUT)
-        for name, shortest, longest, above in (
-            ("mean", 3, 3, None),
-            ("std", 3, 3, 0),
-            ("scales", 1, MOST_SCALES, 0),
+        check_whole("field_of_view", self.field_of_view, SMALLEST_SIDE, LARGEST_FIELD)
+        check_whole("input_size", self.input_size, SMALLEST_SIDE, LARGEST_INPUT)
+        for name, shortest, longest, low, high in (
+            ("mean", 3, 3, -10, 10),
+            ("std", 3, 3, 1e-3, 1e3),
+            ("scales", 1, MOST_SCALES, 0.01, 100),
         ):
             values = check_list(name, getattr(self, name), shortest, longest)
             for value in values:
-                check_number(name, value, above=above)
+                check_number(name, value, low, high)
             object.__setattr__(self, name, tuple(values))
         if max(self.scales) * self.field_of_view > LARGEST_FIELD:
             raise ValueError(

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def read_config(folder: Path) -> WeightsConfig:
     if not isinstance(content, dict):
         raise WeightsError(f"{path} must hold a JSON object; copy the weights folder again.")
     version = content.get("format_version")
-    if type(version) is not int or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise WeightsError(
             f"{path} has format version {version!r}, but this program reads up to {FORMAT_VERSION}; use a newer one."
         )
@@ -113,9 +114,12 @@ def read_config(folder: Path) -> WeightsConfig:
         config = WeightsConfig(
             **content
             | {
-                "network": Network(**network),
-                "preprocessing": Preprocessing(**_part(content, "preprocessing")),
-                "calibration": Calibration(**_part(content, "calibration")),
+                "network": Network(**_whole(network, Network, may_lack={"members"})),
+                "preprocessing": Preprocessing(
+                    # version 1 knew one field of view
+                    **_whole(_part(content, "preprocessing"), Preprocessing, {"scales"} if version == 1 else ())
+                ),
+                "calibration": Calibration(**_whole(_part(content, "calibration"), Calibration)),
                 "classes": tuple(check_list("classes", content.get("classes"), 2, 2)),
             }
         )
@@ -142,6 +146,18 @@ def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(part, dict):
         raise ValueError(f"{name} must be an object")
     return dict(part)
+
+
+def _whole(part: dict[str, Any], kind: type, may_lack: Collection[str] = ()) -> dict[str, Any]:
+    """One of the objects, if it has all that the program writes: what is missing must not become a default in silence.
+
+    Raises:
+        ValueError: it lacks something.
+    """
+    for each in fields(kind):
+        if each.name not in part and each.name not in may_lack:
+            raise ValueError(f"{kind.__name__.lower()} has no {each.name}")
+    return part
 
 
 def write_config(folder: Path, config: WeightsConfig) -> None:

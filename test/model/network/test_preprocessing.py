@@ -10,21 +10,21 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_field_is_the_centre_of_crops_of_any_size() -> None:
-    preprocessing = Preprocessing(4, 4, *IMAGENET)
+    preprocessing = Preprocessing(8, 8, *IMAGENET)
     crops = []
-    for height, width in ((8, 8), (4, 4), (6, 10)):
+    for height, width in ((12, 12), (8, 8), (10, 14)):
         crop = np.zeros((height, width, 3), np.uint8)
-        crop[height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 255
+        crop[height // 2 - 4 : height // 2 + 4, width // 2 - 4 : width // 2 + 4] = 255
         crops.append(crop)
     fields = preprocessing.cut_out(crops)
-    assert fields.shape == (3, 4, 4, 3) and fields.dtype == torch.uint8
+    assert fields.shape == (3, 8, 8, 3) and fields.dtype == torch.uint8
     assert (fields == 255).all()
 
 
 def test_network_input_is_normalised_per_channel_in_rgb_order() -> None:
     colour = np.array([10, 120, 250], np.uint8)
-    preprocessing = Preprocessing(6, 9, *IMAGENET)
-    images = preprocessing.network_input(preprocessing.cut_out([np.broadcast_to(colour, (6, 6, 3))]))
+    preprocessing = Preprocessing(8, 9, *IMAGENET)
+    images = preprocessing.network_input(preprocessing.cut_out([np.broadcast_to(colour, (8, 8, 3))]))
     expected = (colour / 255 - np.array(IMAGENET[0])) / np.array(IMAGENET[1])
     assert images.shape == (1, 3, 9, 9)
     assert torch.allclose(images.mean((0, 2, 3)).double(), torch.tensor(expected), atol=1e-5)

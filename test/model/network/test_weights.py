@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,11 @@ def test_a_truncated_tensor_file_is_refused_even_with_its_own_checksum(folder: P
         load(folder)
 
 
+def network_of(backbone: str, **others: object) -> dict[str, Any]:
+    """The architecture as config.json has it."""
+    return {"network": {"backbone": backbone, "pooling": "avg", "backbone_args": {}} | others}
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -154,11 +160,11 @@ def test_a_truncated_tensor_file_is_refused_even_with_its_own_checksum(folder: P
         ({"classes": ["atypical", "normal"]}, "classes"),
         ({"threshold": 0.4}, "threshold"),
         ({"dtype": "int8"}, "dtype"),
-        ({"network": {"backbone": "no_such_network"}}, "cannot be built"),
-        ({"network": {"backbone": "hf-hub:some/model"}}, "hf-hub:some/model is no architecture"),
-        ({"network": {"backbone": "test_vit", "backbone_args": {"checkpoint_path": "x.pth"}}}, "checkpoint_path is no"),
-        ({"network": {"backbone": "test_efficientnet", "pooling": "unheard-of"}}, "cannot be built"),
-        ({"network": {"backbone": "test_vit"}}, "does not fit the architecture test_vit: tensor"),
+        (network_of("no_such_network"), "cannot be built"),
+        (network_of("hf-hub:some/model"), "hf-hub:some/model is no architecture"),
+        (network_of("test_vit", backbone_args={"checkpoint_path": "x.pth"}), "checkpoint_path is no"),
+        (network_of("test_efficientnet", pooling="unheard-of"), "cannot be built"),
+        (network_of("test_vit"), "does not fit the architecture test_vit: tensor"),
     ],
 )
 def test_a_config_that_cannot_be_right_is_refused(folder: Path, values: dict, sentence: str) -> None:
@@ -172,7 +178,7 @@ WRONG_VALUES = [
     ("training", "none"),
     ("sha256", 5),
     *(("dtype", value) for value in (["float32"], {"a": 1}, 32, None)),
-    *(("format_version", value) for value in (True, "2", 2.0, [2])),
+    *(("format_version", value) for value in (True, "2", 2.0, [2], 0, -5)),
     *(("classes", value) for value in (5, None, [["normal"], ["atypical"]], {"normal": 0, "atypical": 1})),
     *(("threshold", value) for value in ("0.5", None, [0.5])),
     *(
@@ -182,13 +188,22 @@ WRONG_VALUES = [
     *(("network.backbone_args", value) for value in (None, 5, [1], "a=1", {"no_such_argument": 1}, {"act_layer": 7})),
     *(("network.pooling", value) for value in (5, None, "no_such_pooling", ["avg"])),
     *(("preprocessing", value) for value in (None, 5, [], "78")),
-    *(("preprocessing.mean", value) for value in (0.5, [0.5], [0.5] * 4, ["a"] * 3, [None] * 3, "0.5", [1e400] * 3)),
-    *(("preprocessing.std", value) for value in (0.5, [0, 1, 1], [-1, 1, 1], [True] * 3, {})),
-    *(("preprocessing.scales", value) for value in (1.0, [], ["1"], [0], [-1.0], [1.0] * 100, [1e9], None, [[1.0]])),
-    *(("preprocessing.input_size", value) for value in (0, -5, "64", 64.5, 10**9, 10**30, None, [64], True)),
-    *(("preprocessing.field_of_view", value) for value in (0, -5, "78", 78.5, 10**9, None, [78])),
-    *(("calibration.scale", value) for value in (0, -1, "1", None, [1.0], 1e400, True)),
-    *(("calibration.bias", value) for value in ("0", None, [0.0], -1e400)),
+    *(
+        ("preprocessing.mean", value)
+        for value in (0.5, [0.5], [0.5] * 4, ["a"] * 3, [None] * 3, "0.5", [1e400] * 3, [1e5] * 3)
+    ),
+    *(
+        ("preprocessing.std", value)
+        for value in (0.5, [0, 1, 1], [-1, 1, 1], [True] * 3, {}, [1e-300] * 3, [1e308] * 3)
+    ),
+    *(
+        ("preprocessing.scales", value)
+        for value in (1.0, [], ["1"], [0], [-1.0], [1.0] * 100, [1e9], None, [[1.0]], [1e-300])
+    ),
+    *(("preprocessing.input_size", value) for value in (0, 1, -5, "64", 64.5, 10**9, 10**30, None, [64], True)),
+    *(("preprocessing.field_of_view", value) for value in (0, 1, -5, "78", 78.5, 10**9, None, [78])),
+    *(("calibration.scale", value) for value in (0, -1, "1", None, [1.0], 1e400, True, 1e308, 1e-308, 10**400)),
+    *(("calibration.bias", value) for value in ("0", None, [0.0], -1e400, 1e308)),
     *(("calibration", value) for value in (None, 5, [])),
 ]
 
@@ -217,6 +232,29 @@ def test_every_missing_key_is_a_sentence(folder: Path, key: str) -> None:
             read_config(folder)
     else:
         with pytest.raises(WeightsError, match="does not describe a network"):
+            read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        *(("network", key) for key in ("backbone", "pooling", "backbone_args")),
+        *(("preprocessing", key) for key in ("field_of_view", "input_size", "mean", "std", "scales")),
+        *(("calibration", key) for key in ("scale", "bias")),
+    ],
+)
+def test_what_the_config_lacks_becomes_no_default_in_silence(folder: Path, part: str, key: str) -> None:
+    """But for the fields of view of a folder of version 1, which knew one."""
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    del content[part][key]
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=f"{part} has no {key}"):
+        read_config(folder)
+    (folder / CONFIG_FILE).write_text(json.dumps(content | {"format_version": 1}))
+    if key == "scales":
+        assert read_config(folder).preprocessing.scales == (1.0,)
+    else:
+        with pytest.raises(WeightsError, match=f"{part} has no {key}"):
             read_config(folder)
 
 
