@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from model.constants import CLASSES
+from model.constants import CLASSES, THRESHOLD
 from model.errors import CaseError
 from model.modes.grand_challenge import DECIMALS
 from model.modes.listing import Listed, order
@@ -286,8 +286,9 @@ def _checked(image: Listed, results: Iterable[tuple[str, str, str]]) -> Record:
         ValueError: the results are none.
     """
     checked = [(str(name), str(confidence), str(spread)) for name, confidence, spread in results]
-    if not checked or any(
-        name not in CLASSES or not all(0 <= float(x) <= 1 for x in numbers) for name, *numbers in checked
+    if not checked or not all(
+        name == CLASSES[float(confidence) >= THRESHOLD] and 0 <= float(confidence) <= 1 and 0 <= float(spread) <= 0.5
+        for name, confidence, spread in checked
     ):
         raise ValueError("no result")
     return Record(image, checked)

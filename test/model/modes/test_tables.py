@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -149,10 +150,26 @@ def edit(out: Path, change: Callable[[dict], object]) -> None:
     (out / RUN).write_text(json.dumps(run))
 
 
+def contradict(out: Path) -> None:
+    """A confidence that is not that of the class beside it."""
+    text = (out / PREDICTIONS).read_text()
+    other = re.sub(r"(normal),0\.\d", r"\1,0.9", re.sub(r"(atypical),[01]\.\d", r"\1,0.1", text, count=1), count=1)
+    assert other != text
+    (out / PREDICTIONS).write_text(other)
+
+
+def spread_too_far(out: Path) -> None:
+    """Views of a probability cannot differ by more."""
+    text = (out / PREDICTIONS).read_text()
+    (out / PREDICTIONS).write_text(re.sub(r"0\.\d(\d{3}\r?\n)", r"0.9\1", text, count=1))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         shorten,
+        contradict,
+        spread_too_far,
         point_outside,
         lambda out: edit(out, lambda run: run["sizes"].pop(FILES)),
         lambda out: edit(out, lambda run: run["sizes"].update({PREDICTIONS: -1})),
