@@ -82,7 +82,7 @@ class Record:
     def clear(self) -> None:
         """Forgets it."""
         for part in (self.calls, self.to_gpu, self.to_cpu, self.waits):
-            part.clear()  # type: ignore[attr-defined]
+            part.clear()
 
     def dtypes(self, name: str) -> list[Sequence[torch.dtype]]:
         """Of each call of an operation."""

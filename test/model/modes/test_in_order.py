@@ -45,7 +45,7 @@ def test_results_are_in_the_order_of_the_blocks(count: int) -> None:
         busy.remove(predictor.number)
         return block * block
 
-    found = list(predict_in_order(team(count), range(20), predict))  # type: ignore[arg-type]
+    found = list(predict_in_order(team(count), range(20), predict))
     assert found == [(block, block * block) for block in range(20)]
     assert used == set(range(count)) and most == count
 

@@ -201,7 +201,7 @@ class FakePredictor:
 
 def test_health_is_503_until_the_model_has_run_and_invoke_is_refused() -> None:
     predictor = FakePredictor()
-    service = Service(lambda: predictor, lambda: None)  # type: ignore[arg-type, return-value]
+    service = Service(lambda: predictor, lambda: None)
     loading = threading.Thread(target=service.start)
     loading.start()
     assert service.health().status_code == 503 and service.invoke().status_code == 503
@@ -222,7 +222,7 @@ def test_overlapping_calls_do_not_mix() -> None:
 
     predictor = FakePredictor()
     predictor.ready.set()
-    service = Service(lambda: predictor, handle)  # type: ignore[arg-type, return-value]
+    service = Service(lambda: predictor, handle)
     service.start()
     calls = [threading.Thread(target=service.invoke) for _ in range(8)]
     for call in calls:
@@ -242,7 +242,7 @@ def test_a_fault_of_the_program_is_500_and_survived() -> None:
 
     predictor = FakePredictor()
     predictor.ready.set()
-    service = Service(lambda: predictor, handle)  # type: ignore[arg-type, return-value]
+    service = Service(lambda: predictor, handle)
     service.start()
     assert service.invoke().status_code == 500
     assert service.invoke().status_code == 201
@@ -255,7 +255,7 @@ def test_after_the_gpu_stopped_working_it_is_not_healthy_any_more() -> None:
 
     predictor = FakePredictor()
     predictor.ready.set()
-    service = Service(lambda: predictor, handle)  # type: ignore[arg-type, return-value]
+    service = Service(lambda: predictor, handle)
     service.start()
     assert service.health().status_code == 200
     assert service.invoke().status_code == 500
@@ -281,5 +281,5 @@ def test_a_request_that_does_not_come_is_not_waited_for(server: Server) -> None:
 
 
 def test_the_app_has_just_the_two_endpoints() -> None:
-    service = Service(lambda: None, lambda: None)  # type: ignore[arg-type, return-value]
+    service = Service(lambda: None, lambda: None)
     assert {route.path for route in create_app(service).routes} == {"/health", "/invoke"}

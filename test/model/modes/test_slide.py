@@ -272,7 +272,7 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(
     append, count = SlideTables.append, []
 
     def stop(self: SlideTables, *rows: object) -> None:
-        append(self, *rows)  # type: ignore[arg-type]
+        append(self, *rows)
         count.append(1)
         if len(count) == 2:
             with (self.folder / "predictions.csv").open("a") as file:

@@ -12,7 +12,7 @@ from training.data.sample import DataError
 def own_set(folder: Path, columns: str = "", **others: object) -> OwnSet:
     """The set of `lab` in a folder."""
     named = parse_columns(columns) if columns else {}
-    return OwnSet(folder / "crops", folder / "lab.csv", named, **{"name": "lab", **others})  # type: ignore[arg-type]
+    return OwnSet(folder / "crops", folder / "lab.csv", named, **{"name": "lab", **others})
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_they_are_the_containers(
     monkeypatch.setattr("training.fitting.predict.place", noting)
     with emulated_gpu(capability) as record:
         network.to("cuda")
-        network.forward = lambda *_: pytest.fail("Accelerate's forward was used")  # type: ignore[method-assign]
+        network.forward = lambda *_: pytest.fail("Accelerate's forward was used")
         found = Inference(cast(Any, Stub("cuda")), preprocessing, "rot4", CONTAINER).logits(network, crops)
     [ready] = placed
     assert sum(isinstance(module, _Block) for module in ready.modules()) == 2

@@ -72,7 +72,7 @@ class Schedule:
 def batches(count: int, *, elastic: float, mixed: float) -> list[dict[str, Any]]:
     crops = list(np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8))
     changes = {"elastic": elastic, "mixup": 0.4, "cutmix": 0.4, "mixed": mixed}
-    config = augmentation.AugmentationConfig(**changes)  # type: ignore[arg-type]
+    config = augmentation.AugmentationConfig(**changes)
     dataset = TrainingCrops(crops, np.arange(8)[:, None] % 2, np.ones(8), config, 0)
     return [stack([dataset[(number, place, place)] for place in range(4)]) for number in range(count)]
 
@@ -117,13 +117,13 @@ def test_a_step_waits_once_and_copies_nothing(elastic: float, mixed: float, data
         average = WeightAverage(network, 0.9)
         fit = Fit(config, cast(Any, Stub(network)), network, average, optimizer, cast(Any, Schedule()))
         there = [moved(batch) for batch in prepared]
-        before = trainable[0].inner.clone()  # type: ignore[attr-defined]
+        before = trainable[0].inner.clone()
         with kept_rotation(network):
             train_epoch(fit, there[:1], [])  # constants are copied once
             record.clear()
             loss = train_epoch(fit, there[1:], [])
         products = record.dtypes("aten::mm") + record.dtypes("aten::addmm")
-    assert np.isfinite(loss) and not torch.equal(trainable[0].inner, before)  # type: ignore[attr-defined]
+    assert np.isfinite(loss) and not torch.equal(trainable[0].inner, before)
     assert len(record.to_cpu) == STEPS, "the loss and the gradient's norm, together"
     assert len(record.to_gpu) == len(record.waits) == 1, "the epoch's loss, to the other processes and from them"
     assert products and any({*dtypes} == {torch.bfloat16} for dtypes in products)

@@ -1,4 +1,4 @@
-"""DINOv3 checkpoints of every format into timm, against transformers' independent implementation."""
+"""DINOv3 weights of every format into timm, against transformers' independent implementation."""
 
 from pathlib import Path
 
@@ -147,7 +147,7 @@ def test_another_models_settings_are_refused(hugging_face: tuple, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.onnx", "nowhere.pth"])
-def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, name: str) -> None:
+def test_files_that_are_no_weights_are_refused(tmp_path: Path, name: str) -> None:
     if name != "nowhere.pth":
         (tmp_path / name).write_bytes(b"no tensors" * 10)
     with pytest.raises(PretrainedError, match=name):

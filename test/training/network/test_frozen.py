@@ -35,7 +35,7 @@ OVERRIDES = [
 def adapted(config: Config, **changes: object) -> TrainableClassifier:
     torch.manual_seed(0)
     network = build_network(config)
-    add_adapters(network, AdapterConfig(**{"rank": 2, "dropout": 0.0} | changes))  # type: ignore[arg-type]
+    add_adapters(network, AdapterConfig(**{"rank": 2, "dropout": 0.0} | changes))
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.05)
