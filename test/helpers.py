@@ -43,8 +43,16 @@ OVERRIDES = [
     "augmentation.stain=0",
     "augmentation.gamma=0",
     "augmentation.noise=2",
+    "augmentation.margin=0",
+    "data.about=''",
+    "adapter.rank=0",
+    "adapter.alpha=16",
+    "adapter.dropout=0.05",
+    "adapter.targets=[q,v]",
+    "adapter.others=false",
     "stored_dtype=float32",
     "loss.gamma=2",
+    "loss.domain_weighted=false",
     "loss.phases=0",
 ]
 """Of the recipe `compact`, for a network and a task that take seconds."""
