@@ -3,9 +3,8 @@
     python -m benchmark.cohort [--crops DIR] [--rounds 2] [--views d4] [--small] [--most 100000]
 
 First `process.py folder` and `python -m cohort.predict` on the same crops with the default weights, in turn: the ratio
-of a round's two times, start-up included. With one view, an eighth of the network's work, it is farthest from one. Then
-the cohort alone on more crops with a tiny random network and one view, so that what is measured is what Ray, reading
-and writing take.
+of a round's two times, start-up included. One view is an eighth of the network's work. Then the cohort alone on more
+crops with a tiny random network and one view, so that what is measured is what Ray, reading and writing take.
 """
 
 import argparse
