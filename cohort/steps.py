@@ -7,6 +7,7 @@ or its network ends the run with a sentence.
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -119,6 +120,12 @@ class Predict:
 
     def __init__(self, weights: Path, fingerprint: str, view_set: str, threads: int) -> None:
         self._problem = ""
+        # Ray calls from one thread and another, and OpenMP would give each of them helpers of its own; where there are
+        # more of them than processors, none stays awake until the next layer.
+        self._thread = ThreadPoolExecutor(1)
+        self._thread.submit(self._load, weights, fingerprint, view_set, threads).result()
+
+    def _load(self, weights: Path, fingerprint: str, view_set: str, threads: int) -> None:
         try:
             if threads:
                 torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
@@ -134,7 +141,7 @@ class Predict:
     def __call__(self, crops: pa.Table) -> pa.Table:
         """Rows of `RESULTS` for rows of `CROPS`; a `problem_table` where the weights or the network cannot be used."""
         try:
-            return problem_table(self._problem) if self._problem else self._predict(crops)
+            return problem_table(self._problem) if self._problem else self._thread.submit(self._predict, crops).result()
         except UserError as error:
             return problem_table(one_line(error))
 
