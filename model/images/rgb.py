@@ -20,6 +20,8 @@ MAX_PIXELS = 1 << 27
 MPP_RANGE = 0.05, 10
 """µm per pixel that a picture of cells may have; 72 to 1200 dots per inch, which programs set unasked, lie above."""
 
+ALPHA_ON_WHITE = "alpha laid on white"
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -78,13 +80,14 @@ def upright(page: np.ndarray, orientation: int) -> np.ndarray:
     return page
 
 
-def to_rgb(path: Path, pages: Iterable[np.ndarray]) -> list[np.ndarray]:
+def to_rgb(path: Path, pages: Iterable[np.ndarray], changes: set[str] | None = None) -> list[np.ndarray]:
     """Pages of one file as 8-bit RGB, converted one after the other: they may be decoded as they are asked for.
 
     Args:
         path: the file, for messages.
         pages: arrays (H, W) or (H, W, C): grey, grey and alpha, RGB, or RGB and alpha (not multiplied into the
             colours); uint8, or uint16 that uses the full range: 1 % of the page's values are in the upper half.
+        changes: what their reader did to them as it gave them, which is said once with what is done here.
 
     Returns:
         Arrays (H, W, 3) uint8. Grey is repeated, 65535 becomes 255; what is transparent is laid on white, the colour
@@ -93,7 +96,8 @@ def to_rgb(path: Path, pages: Iterable[np.ndarray]) -> list[np.ndarray]:
     Raises:
         CropError: other types or channels, or 16 bits of an unknown range, with the number of the page.
     """
-    converted, changes = [], set()
+    converted = []
+    changes = set() if changes is None else changes
     for number, page in enumerate(pages, start=1):
         channels = 1 if page.ndim == 2 else page.shape[2] if page.ndim == 3 else 0
         if channels not in (1, 2, 3, 4) or page.dtype not in (np.uint8, np.uint16):
@@ -115,7 +119,7 @@ def to_rgb(path: Path, pages: Iterable[np.ndarray]) -> list[np.ndarray]:
             changes.add("16 bits to 8")
             colours, alpha = _to_8_bits(colours), None if alpha is None else _to_8_bits(alpha)
         if alpha is not None:
-            changes.add("alpha laid on white")
+            changes.add(ALPHA_ON_WHITE)
             # 255 - (255 - colour) * alpha / 255, rounded
             colours = 255 - ((255 - colours).astype(np.uint16) * alpha + 127) // 255
             colours = colours.astype(np.uint8)

@@ -93,13 +93,14 @@ def _read(path: Path, file: BinaryIO) -> Stack:
     if count > 1:
         _check_no_colours_apart(path, count, pages)
         _check_alike(path, pages)
+    changes: set[str] = set()
     if layout.contiguous:
-        crops = _decode_contiguous(path, file, layout.directories, layout.contiguous)
+        crops = _decode_contiguous(path, file, layout.directories, layout.contiguous, changes)
     else:
-        crops = _decode_pages(path, file, layout.directories, layout.numbers)
+        crops = _decode_pages(path, file, layout.directories, layout.numbers, changes)
     orientations = [page.number(tags.ORIENTATION, 1) for page in pages] * (layout.contiguous or 1)
     turned = (upright(page, orientation) for page, orientation in zip(crops, orientations, strict=True))
-    return Stack(to_rgb(path, turned), layout.mpp)
+    return Stack(to_rgb(path, turned, changes), layout.mpp)
 
 
 def _is_passed_over(directory: Directory) -> bool:
@@ -195,7 +196,9 @@ def _mpp(directory: Directory, flavour: Flavour) -> float | None:
     return plausible_mpp(unit / x if x else 0, unit / y if y else 0) if unit else None
 
 
-def _decode_pages(path: Path, file: BinaryIO, directories: list[Directory], numbers: list[int]) -> Iterator[np.ndarray]:
+def _decode_pages(
+    path: Path, file: BinaryIO, directories: list[Directory], numbers: list[int], changes: set[str]
+) -> Iterator[np.ndarray]:
     """Pages as (H, W) or (H, W, C), one after the other."""
     import tifffile
 
@@ -216,11 +219,13 @@ def _decode_pages(path: Path, file: BinaryIO, directories: list[Directory], numb
             spans += [(at, at + count) for at, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
             for index in range(len(page.dataoffsets)):
                 check_segment(path, page, index)
-            yield meaning(page, page.asarray())
+            yield meaning(page, page.asarray(), changes)
     check_apart(directories, spans)  # nothing is answered before the last page is decoded
 
 
-def _decode_contiguous(path: Path, file: BinaryIO, directories: list[Directory], images: int) -> Iterator[np.ndarray]:
+def _decode_contiguous(
+    path: Path, file: BinaryIO, directories: list[Directory], images: int, changes: set[str]
+) -> Iterator[np.ndarray]:
     """Images that follow each other in the file, of which the one directory describes the first."""
     import tifffile
 
@@ -245,5 +250,5 @@ def _decode_contiguous(path: Path, file: BinaryIO, directories: list[Directory],
             if len(content) != count:
                 raise CropError(f"{path} is truncated: pixels of image {number + 1} are missing; export it again.")
             pixels = np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
-            yield meaning(page, pixels if shape[2] > 1 else pixels[..., 0])
+            yield meaning(page, pixels if shape[2] > 1 else pixels[..., 0], changes)
     check_apart(directories, [(page.dataoffsets[0], page.dataoffsets[0] + images * count)])

@@ -6,7 +6,6 @@ read to their end; LZW, PackBits, zstd, WebP, JPEG 2000 and no compression have 
 """
 
 import io
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ import numpy as np
 from model.errors import CropError
 from model.images.inflate import inflate
 from model.images.jpeg import parse_jpeg
-from model.images.rgb import MAX_PIXELS_PER_CROP
-
-logger = logging.getLogger(__name__)
+from model.images.rgb import ALPHA_ON_WHITE, MAX_PIXELS_PER_CROP
 
 UNCOMPRESSED, _LZW, _JPEG, _PACKBITS = 1, 5, 7, 32773
 _DEFLATE, _ZSTD, _WEBP, _JPEG_2000 = (8, 32946), (50000, 34926), (50001, 34927), (34712, 33003, 33005)
@@ -120,8 +117,11 @@ def check_segment(path: Path, page, index: int) -> None:
             raise ValueError("its pixels are not as many as their page says")
 
 
-def meaning(page, array: np.ndarray) -> np.ndarray:
-    """A page as (H, W) or (H, W, C), with palettes looked up, inverted grey turned, and planes interleaved."""
+def meaning(page, array: np.ndarray, changes: set[str]) -> np.ndarray:
+    """A page as (H, W) or (H, W, C), with palettes looked up, inverted grey turned, and planes interleaved.
+
+    What `model.images.rgb.to_rgb` is to say of it, but cannot see any more, is added to `changes`.
+    """
     if page.photometric == PALETTE:
         colours = page.colormap if page.colormap.max() < 256 else page.colormap >> 8
         return np.moveaxis(colours[:, array], 0, -1).astype(np.uint8)
@@ -132,7 +132,7 @@ def meaning(page, array: np.ndarray) -> np.ndarray:
     if page.extrasamples[:1] == (_ASSOCIATED_ALPHA,) and page.samplesperpixel in (2, 4):
         # The colours are multiplied by it: what lies on white is their sum with what shines through.
         if array[..., -1].min() < np.iinfo(array.dtype).max:
-            logger.info("%s was converted: alpha laid on white.", page.parent.filename)
+            changes.add(ALPHA_ON_WHITE)
         through = np.iinfo(array.dtype).max - array[..., -1:]
         return array[..., :-1] + np.minimum(through, np.iinfo(array.dtype).max - array[..., :-1])
     return array
