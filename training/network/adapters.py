@@ -7,6 +7,7 @@ magnitude and direction of the columns apart. The implementation is peft's.
 """
 
 import hashlib
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -64,8 +65,9 @@ def add_adapters(classifier: MitosisClassifier, config: AdapterConfig) -> None:
 
 def _convolve(layer: AdaptedConv2d, images: Tensor) -> Tensor:
     """An adapted convolution in one step: kernels are small, so adding B A to them costs less than two more steps."""
-    base = layer.get_base_layer()
-    with torch.autocast(images.device.type, enabled=False):
+    base, device = layer.get_base_layer(), images.device.type
+    # Tensors without numbers, which a recipe's cost is counted with, are on a device that has no autocast.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         kernel = cast(Tensor, base.weight) + layer.get_delta_weight("default")
     return functional_call(base, {"weight": kernel}, images)
 

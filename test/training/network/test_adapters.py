@@ -88,8 +88,8 @@ def test_an_adapted_convolution_in_one_step_is_that_of_peft(rslora: bool) -> Non
     torch.manual_seed(0)
     classifier = MitosisClassifier("tf_efficientnet_lite2")
     add_adapters(classifier, AdapterConfig(8, dropout=0, targets=["pointwise"], rslora=rslora, others=True))
-    stir(classifier)
-    images = torch.randn(2, 3, 64, 64)
+    stir(classifier.double())  # in single precision the order of additions alone moves gradients by a hundredth
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     found = []
     for own_step in (True, False):
         if not own_step:
@@ -100,9 +100,9 @@ def test_an_adapted_convolution_in_one_step_is_that_of_peft(rslora: bool) -> Non
         gradients = {name: p.grad.clone() for name, p in classifier.named_parameters() if p.grad is not None}
         found.append((logits.detach(), gradients))
     (logits, gradients), (expected, expected_gradients) = found
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, expected)
     assert any(".lora_A." in name for name in gradients) and not any(".base_layer.weight" in name for name in gradients)
-    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(gradients, expected_gradients)
 
 
 @pytest.mark.parametrize("options", [{"rslora": True}, {"dora": True}], ids=str)

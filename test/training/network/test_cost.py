@@ -31,6 +31,16 @@ def test_the_recipe_of_the_winner_in_figures() -> None:
     assert describe(winner("adapter.rank=4", "optimisation.batch_size=1"))["lora_parameters"] == 655_360
 
 
+def test_adapters_on_pointwise_convolutions_can_be_counted_too() -> None:
+    """A kernel and its adapter are added up in float32, without autocast, which tensors without numbers do not have."""
+    keys = ["adapter.rank=4", "adapter.dropout=0", "adapter.targets=[pointwise]", "adapter.others=true"]
+    adapted = describe(load_config(CONFIGS / "compact.yaml", ["data.root=.", *keys]))
+    plain = describe(load_config(CONFIGS / "compact.yaml", ["data.root=."]))
+    assert adapted["targets"].keys() == {"conv_pw", "conv_pwl"} and adapted["lora_parameters"] > 0
+    assert adapted["total_parameters"] == plain["total_parameters"] == plain["trainable_parameters"]
+    assert adapted["trainable_parameters"] < plain["trainable_parameters"]
+
+
 @pytest.mark.parametrize(("checkpointing", "mib"), [("true", 4051), ("false", 10_694)])
 def test_the_memory_is_that_of_a_count_by_hand(checkpointing: str, mib: int) -> None:
     """Of the tensors that autograd and the optimiser keep on a GPU, with the frozen weights in float32."""
