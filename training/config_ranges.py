@@ -134,6 +134,7 @@ RANGES: dict[str, Whole | Number | Numbers | OneOf | Line] = {
     "loss.domain_smoothing": Number(0, 1e6),
     "loss.label_smoothing": SHARE_BELOW_ONE,
     "loss.phases": Number(0, 1e3),
+    "loss.consistency": Number(0, 1e3),
     "optimisation.epochs": Whole(1, 10**6),
     "optimisation.batch_size": Whole(1, 10**6),
     "optimisation.learning_rate": Number(0, 1e6, without_low=True),

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from model.errors import UserError
+from training.config import LossConfig
 from training.data.augmentation import augment, mix
-from training.fitting.losses import classification_loss
+from training.fitting.losses import classification_loss, consistency_loss
 from training.fitting.state import Fit
 from training.network.classifier import preprocessing_of
 
@@ -56,10 +58,10 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm
         images = augment(batch["crop"], numbers, preprocessing)
         images, targets, weights = mix(images, batch["target"], batch["weight"], numbers)
         with accelerator.accumulate(network):
+            shown = _with_another_view(images) if fit.config.loss.consistency > 0 else images
             with accelerator.autocast():
-                logits = network(images)
-            loss = classification_loss(logits.float(), targets, fit.config.loss)
-            loss = (loss * weights).mean()
+                logits = network(shown)
+            loss = (_losses(logits.float(), targets, fit.config.loss) * weights).mean()
             accelerator.backward(loss * _share_made_up_for(number, len(batches), optimisation.accumulation))
             found = [loss.detach()]
             if accelerator.sync_gradients and optimisation.gradient_clip > 0:
@@ -79,6 +81,21 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm
             progress.update()
     losses, crops_seen = accelerator.reduce(torch.stack([losses, crops_seen]).to(accelerator.device))
     return float(losses / crops_seen)
+
+
+def _with_another_view(images: Tensor) -> Tensor:
+    """(2 N, 3, S, S): images, and the same by one of the seven other symmetries of the square, drawn for the batch."""
+    chosen = int(torch.randint(1, 8, ()))
+    turned = torch.rot90(images, chosen % 4, dims=(2, 3))
+    both = torch.cat([images, turned.flip(3) if chosen >= 4 else turned])
+    return both.contiguous(memory_format=torch.channels_last)
+
+
+def _losses(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
+    """The loss of each crop, of one view or, with `loss.consistency`, of two: (N,)."""
+    views = logits.split(len(targets))
+    classified = torch.stack([classification_loss(view, targets, config) for view in views]).mean(dim=0)
+    return classified + config.consistency * consistency_loss(*views) if len(views) > 1 else classified
 
 
 def _share_made_up_for(number: int, batches: int, accumulation: int) -> float:

@@ -55,6 +55,22 @@ def classification_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> 
     return class_loss + config.phases * phase_loss
 
 
+def consistency_loss(logits: Tensor, turned_logits: Tensor) -> Tensor:
+    """How far a network's answer depends on how the slide happened to lie.
+
+    The squared difference of the logits of two views is twice the variance that averaging them removes, so a network
+    that learns to make it small needs fewer views.
+
+    Args:
+        logits: (N, 1 + P), the positive class first.
+        turned_logits: the same of another view of each crop, in the same order.
+
+    Returns:
+        (N,), not negative.
+    """
+    return (logits[:, 0] - turned_logits[:, 0]) ** 2
+
+
 def targets_and_weights(
     config: Config, samples: Sequence[Sample], phases: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,13 @@ from torch.nn import functional as F
 
 from training.config import LossConfig
 from training.data.sample import Sample
-from training.fitting.losses import classification_loss, domain_weights, focal_loss, targets_and_weights
+from training.fitting.losses import (
+    classification_loss,
+    consistency_loss,
+    domain_weights,
+    focal_loss,
+    targets_and_weights,
+)
 
 
 def test_against_a_hand_computation() -> None:
@@ -108,3 +114,9 @@ def test_any_exponent_has_finite_gradients_where_the_prediction_meets_the_target
     logits = torch.tensor([0.0, 40.0, -40.0], requires_grad=True)
     focal_loss(logits, torch.full((3,), label), gamma).sum().backward()
     assert logits.grad is not None and torch.isfinite(logits.grad).all()
+
+
+def test_consistency_asks_two_views_for_one_answer() -> None:
+    """Only the class counts, in logits: 1 and 3 are 4 apart when squared, and which is first does not matter."""
+    first, second = torch.tensor([[1.0, 5.0], [0.5, 0.0]]), torch.tensor([[3.0, -5.0], [0.5, 9.0]])
+    assert consistency_loss(first, second).tolist() == consistency_loss(second, first).tolist() == [4.0, 0.0]
