@@ -1,6 +1,6 @@
 """How fast is it on a GPU, and what does it take of its memory?
 
-    python -m benchmark.gpu [--crops DIR] [--results DIR] [--tests]
+    python -m benchmark.gpu [--crops DIR] [--results DIR] [--parts PART ...] [--compile] [--tests]
     python -m benchmark.gpu --try        only tries the script out: a tiny network, on the CPU, nothing is written
 
 Everything that needs a GPU, in one go of some minutes, each part saved as it is done, and none lost by another's
@@ -52,6 +52,9 @@ from model.predictor import Predictor
 TINY = Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
 
 
+PARTS = ("ceiling", "hplus", "default", "training", "cold_start_hplus_ready")
+
+
 class Bench:
     """Where to measure, and how much.
 
@@ -64,10 +67,10 @@ class Bench:
         crops: for throughput.
         runs: of everything that is short.
         real: whether the crops are of tissue.
-        compiles: whether to try `torch.compile`, which takes minutes on a CPU.
+        compiles: whether to try `torch.compile`, which takes a minute or more a network.
     """
 
-    def __init__(self, trial: bool, crops: list[np.ndarray] | None) -> None:
+    def __init__(self, trial: bool, crops: list[np.ndarray] | None, compiles: bool = False) -> None:
         self.device = "cpu" if trial else "cuda"
         self.network, self.side = (TINY, 64) if trial else (HPLUS, 224)
         self.matrix = 64 if trial else 8192
@@ -75,7 +78,7 @@ class Bench:
         self.real = crops is not None
         self.crops = crops or draw_crops(2 if trial else 512)
         self.runs = 2 if trial else 20
-        self.compiles = not trial
+        self.compiles = compiles
 
     def wait(self) -> None:
         """Until the device has done what it was asked for."""
@@ -301,6 +304,8 @@ def main() -> None:
     parser.add_argument("--try", dest="trial", action="store_true", help="a tiny network on the CPU; writes nothing")
     parser.add_argument("--crops", type=Path, help="folder of PNG crops, 128 x 128 (default: drawn ones)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for gpu.json (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
+    parser.add_argument("--compile", action="store_true", help="also try torch.compile, a minute or more a network")
     parser.add_argument("--tests", action="store_true", help="also run the tests")
     parser.add_argument("--training-steps", type=int, default=40, help="counted steps (default: 40)")
     arguments = parser.parse_args()
@@ -308,15 +313,17 @@ def main() -> None:
     figures: dict = {}
 
     def part(name: str, measure: Callable[[], dict]) -> None:
+        if name not in (*arguments.parts, "tests"):
+            return
         figures[name] = attempt(measure)
         if arguments.trial:
             print(name, figures[name], flush=True)
         else:
             save("gpu", figures, arguments.results)
 
-    bench = Bench(arguments.trial, read_pngs(arguments.crops) if arguments.crops else None)
+    bench = Bench(arguments.trial, read_pngs(arguments.crops) if arguments.crops else None, arguments.compile)
     part("ceiling", lambda: ceiling(bench))
-    roofs = figures["ceiling"]
+    roofs = figures.get("ceiling", {})
     with tempfile.TemporaryDirectory() as name:
         folder, pth, default = Path(name) / "large", Path(name) / "large.pth", Path(name) / "default.pth"
         # A CPU computes in float16 very slowly.
