@@ -1,4 +1,4 @@
-"""A recipe's fits side by side: each a process of its own, with its share of the processors, or a GPU of its own."""
+"""A recipe's fits side by side: each a process of its own, with its share of the processors and of the GPUs."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import torch
 
 from model.errors import UserError
+from training.fitting.loading import SIDE_BY_SIDE
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ class FitError(UserError):
 def fit_side_by_side(command: Sequence[str], fits: Sequence[str], jobs: int) -> None:
     """Runs `COMMAND --only FIT` for every fit, at most so many at a time; what they say is passed on.
 
-    Where there are GPUs, a process sees one of them; otherwise it computes with an equal share of the processors.
+    Each has an equal share of the processors. Where there are GPUs, a process sees one of them, which it shares with
+    others if there are fewer GPUs than processes.
 
     Args:
         command: what trains, without `--only`.
@@ -68,11 +70,12 @@ def fit_side_by_side(command: Sequence[str], fits: Sequence[str], jobs: int) -> 
 
 def _place(number: int, jobs: int) -> dict[str, str]:
     """The environment by which one of the processes keeps to its own part of the machine."""
+    place = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs)), SIDE_BY_SIDE: str(jobs)}
     if torch.cuda.is_available():
         seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         devices = seen.split(",")
-        return {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]}
-    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))}
+        place["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    return place
 
 
 def _end(processes: Sequence[subprocess.Popen[str]]) -> None:

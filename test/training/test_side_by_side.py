@@ -18,7 +18,8 @@ import os, sys, time
 name = sys.argv[-1]
 print("fitting", name, file=sys.stderr, flush=True)
 with open("begun", "a") as file:
-    print(name, os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
+    places = ("OMP_NUM_THREADS", "FITS_SIDE_BY_SIDE", "CUDA_VISIBLE_DEVICES")
+    print(name, *map(os.environ.get, places), file=file)
 if name == "bad":
     sys.exit("The loss became nan.")
 time.sleep(60 if name == "long" else 0.2)
@@ -34,7 +35,7 @@ def test_every_fit_runs_once_with_its_share_of_the_processors(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     fit_side_by_side(COMMAND, ["final", "slides_0", "slides_1"], 2)
     begun = sorted(line.split() for line in (tmp_path / "begun").read_text().splitlines())
-    assert begun == [[name, "3", "None"] for name in ("final", "slides_0", "slides_1")]
+    assert begun == [[name, "3", "2", "None"] for name in ("final", "slides_0", "slides_1")]
     assert "fitting slides_1" in capfd.readouterr().err
 
 
@@ -42,9 +43,17 @@ def test_every_fit_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     fit_side_by_side(COMMAND, ["final", "slides_0", "slides_1", "slides_2"], 2)
-    assert {line.split()[2] for line in (tmp_path / "begun").read_text().splitlines()} == {"2", "5"}
+    assert {line.split()[3] for line in (tmp_path / "begun").read_text().splitlines()} == {"2", "5"}
+
+
+def test_more_fits_than_gpus_share_them_and_the_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    fit_side_by_side(COMMAND, ["final", "slides_0", "slides_1"], 3)
+    assert {tuple(line.split()[1:]) for line in (tmp_path / "begun").read_text().splitlines()} == {("2", "3", "0")}
 
 
 def test_a_fit_that_fails_ends_the_others(

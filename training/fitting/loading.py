@@ -12,6 +12,9 @@ from training.data.crops import BalancedSampler, TrainingCrops, stack
 MOST_WORKERS = 8
 """That prepare crops for one training process, where the recipe leaves it open."""
 
+SIDE_BY_SIDE = "FITS_SIDE_BY_SIDE"
+"""The environment's word for how many fits share this machine (`training.side_by_side`)."""
+
 
 def loader(
     dataset: TrainingCrops, sampler: BalancedSampler, batch_size: int, workers: int, accelerator: Accelerator
@@ -49,8 +52,8 @@ def count_workers(wanted: int) -> int:
     """
     if wanted >= 0:
         return wanted
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(MOST_WORKERS, max(1, cores // 2))
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * int(os.environ.get(SIDE_BY_SIDE, "1"))
+    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // sharing // 2))
 
 
 def _one_thread(_: int) -> None:

@@ -75,20 +75,24 @@ def test_memory_is_pinned_for_a_gpu_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "cores", "processes", "workers"),
+    ("wanted", "cores", "processes", "fits", "workers"),
     [
-        (-1, 2, 1, 1),
-        (-1, 1, 1, 1),
-        (-1, 16, 1, 8),
-        (-1, 64, 1, MOST_WORKERS),
-        (-1, 16, 8, 1),
-        (3, 2, 1, 3),
-        (0, 64, 1, 0),
+        (-1, 2, 1, 1, 1),
+        (-1, 1, 1, 1, 1),
+        (-1, 16, 1, 1, 8),
+        (-1, 64, 1, 1, MOST_WORKERS),
+        (-1, 16, 8, 1, 1),
+        (-1, 16, 1, 10, 1),
+        (-1, 64, 2, 4, 4),
+        (3, 2, 1, 1, 3),
+        (3, 2, 1, 8, 3),
+        (0, 64, 1, 1, 0),
     ],
 )
 def test_workers_follow_the_cores(
-    wanted: int, cores: int, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+    wanted: int, cores: int, processes: int, fits: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv(loading.SIDE_BY_SIDE, str(fits))
     assert count_workers(wanted) == workers
