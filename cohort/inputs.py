@@ -2,18 +2,20 @@
 
 INPUT/                a folder of crops, and the folders below it, as folder mode takes it
 INPUT.csv             slide,detections and, where wanted, mpp, area_mm2, as slide mode takes it
-INPUT.parquet         the same columns; or `file`: crops, relative to the table
+INPUT.parquet         the same columns; or `file`, beside others that do not count: crops, relative to the table; it may
+                      be a folder of parts, as Spark writes
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import dataset
 
 from model.errors import CaseError, first_line
 from model.images.read import SUFFIXES
@@ -61,13 +63,13 @@ def read_inputs(path: Path) -> Inputs:
     Raises:
         CaseError: it cannot be read, names nothing, or names something twice.
     """
+    if path.suffix.lower() == ".parquet" and (not path.is_dir() or any(path.glob("*.parquet"))):
+        return _from_parquet(path)
     if path.is_dir():
         found = [_unit(asdict(image)) for image in list_images(path)]
         if not found:
             raise CaseError(f"{path} holds no image ({', '.join(SUFFIXES)}); give a folder of images.")
         return Inputs("images", path.absolute(), found)
-    if path.suffix.lower() == ".parquet":
-        return _from_parquet(path)
     return Inputs("slides", Path.cwd(), _slides(path, read_slide_list(path, Path(), MOST_SLIDES)))
 
 
@@ -93,7 +95,8 @@ def _slides(path: Path, tasks: Sequence[SlideTask]) -> list[Unit]:
     for task in tasks:
         files = [[str(file), *_state(file)] for file in (task.slide, task.detections)]
         said = {"slide": files[0][0], "detections": files[1][0], "mpp": task.mpp, "state": [files[0][1:], files[1][1:]]}
-        units.append(_unit(said))
+        key = _unit(said | {"slide": str(task.slide.absolute()), "detections": str(task.detections.absolute())}).key
+        units.append(replace(_unit(said), key=key))  # the same however INPUT is spelled
     if len({unit.key for unit in units}) < len(units):
         raise CaseError(f"{path} names the same slide with the same detections twice; remove one of the rows.")
     return units
@@ -109,33 +112,49 @@ def _state(file: Path) -> tuple[int, int]:
 
 
 def _from_parquet(path: Path) -> Inputs:
-    """What a Parquet names."""
-    if path.exists() and not path.is_file():
+    """What a Parquet names, or a folder of parts of one."""
+    if path.exists() and not path.is_file() and not path.is_dir():
         raise CaseError(f"{path} is no regular file; give a Parquet.")
     try:
-        with pq.ParquetFile(path) as file:
-            names = set(file.schema_arrow.names)
-            count = file.metadata.num_rows
-            if names == {"file"}:
-                if not 0 < count <= MOST_FILES:
-                    raise CaseError(f"{path} has {count} rows; give 1 to {MOST_FILES}.")
-                return Inputs("images", path.parent.absolute(), _images(path, _texts(file, ["file"])))
-            if not {"slide", "detections"} <= names:
-                raise CaseError(
-                    f"{path} must have the column file, or slide and detections; it has {', '.join(sorted(names))}."
-                )
-            rows = _texts(file, sorted(names))
-            tasks = slide_tasks(path, list(rows), Path(), MOST_SLIDES)
-    except (pa.ArrowException, OSError) as error:
+        table = dataset.dataset(path, format="parquet")
+        names = [name for name in table.schema.names if not _INDEX_OF_PANDAS.fullmatch(name)]
+        of_slides = {"slide", "detections"} <= {*names}
+        if of_slides == ("file" in names):
+            raise CaseError(
+                f"{path} must have the column file, or slide and detections; it has {', '.join(sorted(names))}."
+            )
+        if of_slides:
+            tasks = slide_tasks(path, list(_texts(path, table, names)), Path(), MOST_SLIDES)
+            return Inputs("slides", Path.cwd(), _slides(path, tasks))
+        if "mpp" in names:
+            raise CaseError(
+                f"{path} names crops, whose resolution is not taken from a table; give --mpp instead of mpp."
+            )
+        if not 0 < (count := table.count_rows()) <= MOST_FILES:
+            raise CaseError(f"{path} has {count} rows; give 1 to {MOST_FILES}.")
+        return Inputs("images", path.parent.absolute(), _images(path, _texts(path, table, ["file"])))
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise CaseError(f"{path} cannot be read as Parquet ({first_line(error)}); write it again.") from error
-    return Inputs("slides", Path.cwd(), _slides(path, tasks))
 
 
-def _texts(file: pq.ParquetFile, names: list[str]) -> Iterator[dict[str, str]]:
-    """The rows with all values as texts, missing ones empty."""
-    for batch in file.iter_batches(columns=names):
+_INDEX_OF_PANDAS = re.compile(r"__index_level_\d+__")
+"""What pandas calls the numbers of the rows, where it writes them."""
+
+
+def _texts(path: Path, table: dataset.Dataset, names: list[str]) -> Iterator[dict[str, str]]:
+    """The rows of some columns with all values as texts, missing ones empty.
+
+    Raises:
+        CaseError: a column of names is of something else.
+    """
+    for name in {*names} & {"file", "slide", "detections"}:
+        kind = table.schema.field(name).type
+        text = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_null(text)):
+            raise CaseError(f"The column {name} of {path} holds {kind}, no texts; write names of files there.")
+    for batch in table.to_batches(columns=names):
         for row in batch.to_pylist():
-            yield {name: "" if value is None else str(value) for name, value in row.items()}
+            yield {name: "" if value is None or value != value else str(value) for name, value in row.items()}
 
 
 def _images(path: Path, rows: Iterator[dict[str, str]]) -> list[Unit]:

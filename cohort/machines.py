@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -21,6 +22,11 @@ logger = logging.getLogger(__name__)
 
 LEAST_CPUS = 4
 """Logical processors that this machine declares at least: with fewer, Ray Data's steps wait for each other for ever."""
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""For the C library of a run's processes: one place for the memory of all threads. Ray calls what computes from a
+thread, whose own place would give back what is freed whatever `model.speed.memory` says: 3,000 fresh pages a crop."""
+PREDICTOR_BYTES = 1 << 30
+"""Memory that a predictor takes on the CPU, beside twice its stored weights, which may be stored in half precision."""
 OBJECT_STORE = 1 << 30
 """Bytes of shared memory that crops wait in, on this machine."""
 
@@ -45,12 +51,13 @@ class Machines:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, gpus: int | None) -> Iterator[Machines]:
+def connected(address: str | None, gpus: int | None, weights_bytes: int = 0) -> Iterator[Machines]:
     """Connects to a cluster, or begins one on this machine that ends with this process, however that ends.
 
     Args:
         address: of a cluster; None for this machine.
         gpus: predictors with a GPU; None for as many as there are now, 0 for none.
+        weights_bytes: of the stored weights.
 
     Raises:
         PredictionError: there is no such cluster, or this machine has fewer GPUs.
@@ -62,7 +69,12 @@ def connected(address: str | None, gpus: int | None) -> Iterator[Machines]:
                 closing.enter_context(_own_cluster())
             else:
                 _knock(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": ONE_ARENA},
+                )
                 closing.callback(ray.shutdown)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"the cluster at {address}" if address else "Ray on this machine"
@@ -70,6 +82,8 @@ def connected(address: str | None, gpus: int | None) -> Iterator[Machines]:
                 f"There is no way to {where} ({first_line(error)}); start it, or leave out --address."
             ) from error
         machines = _count(gpus)
+        if address is None and not machines.gpus:
+            machines = _share_out_cores(machines, weights_bytes)
         if address is None and machines.gpus and machines.predictors > _total("GPU"):
             raise PredictionError(
                 f"{gpus} GPUs were asked for, but Ray sees {_total('GPU'):g}; say --gpus {_total('GPU'):g}."
@@ -82,6 +96,7 @@ def _be_quiet() -> None:
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
 
@@ -109,6 +124,7 @@ def _own_cluster() -> Iterator[None]:
     try:
         os.environ["COHORT_FOLDER"] = folder  # by which the watchdog knows what was started from here
         os.environ.setdefault("RAY_worker_niceness", "0")  # as folder mode has it, beside whatever else runs here
+        os.environ.update(ONE_ARENA)  # which its processes inherit
         ray.init(
             address="local",
             num_cpus=max(LEAST_CPUS, len(os.sched_getaffinity(0))),
@@ -142,3 +158,14 @@ def _count(gpus: int | None) -> Machines:
     if predictors:
         return Machines(predictors, 1, None, reader_cpus, 0)
     return Machines(len(cpus), 0, max(1, int(sum(cpus) / reader_cpus / 2)), reader_cpus, math.ceil(least))
+
+
+def _share_out_cores(machines: Machines, weights_bytes: int) -> Machines:
+    """One predictor for each processor, or for several where the memory does not hold so many.
+
+    One for all of them would have to wait, after every layer, for the processor that something else has just used.
+    """
+    cores = len(os.sched_getaffinity(0))
+    room = _total("memory") // (PREDICTOR_BYTES + 2 * weights_bytes)
+    predictors = int(max(1, min(cores, room)))
+    return replace(machines, predictors=predictors, threads=cores // predictors)

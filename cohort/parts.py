@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cohort.rows import RESULTS
-from model.constants import CLASSES
+from model.constants import CLASSES, THRESHOLD
 from model.errors import CaseError, first_line
 from model.modes.writing import OwnFolder, Whole, make_folder, read_own, unwritable
 
@@ -200,13 +200,17 @@ class Parts(OwnFolder):
 
 def _plausible(results: pa.Table) -> bool:
     """Whether rows are such as a predictor gives."""
-    confidence, label = results.column("confidence"), results.column("class")
+    confidence, label, spread = (results.column(name) for name in ("confidence", "class", "view_spread"))
     inside = pc.and_(pc.greater_equal(confidence, 0.0), pc.less_equal(confidence, 1.0))
+    near = pc.and_(pc.greater_equal(spread, 0.0), pc.less_equal(spread, 0.5))
+    called = pc.if_else(pc.greater_equal(confidence, THRESHOLD), *reversed(CLASSES))
     said = pc.or_(pc.is_valid(results.column("failure")), pc.is_valid(results.column("left_out")))
     checks = [
         pc.or_kleene(inside, pc.is_null(confidence)),
-        pc.or_kleene(pc.is_in(label, pa.array(CLASSES)), pc.is_null(label)),
+        pc.or_kleene(pc.equal(label, called), pc.is_null(label)),
         pc.equal(pc.is_valid(confidence), pc.is_valid(label)),
+        pc.or_kleene(near, pc.is_null(spread)),
+        pc.equal(pc.is_valid(spread), pc.is_valid(label)),
         pc.equal(pc.is_null(label), said),
         pc.greater(results.column("rows"), 0),
         pc.greater_equal(results.column("index"), -1),

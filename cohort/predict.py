@@ -50,7 +50,8 @@ def predict(arguments: argparse.Namespace) -> None:
         only=tuple(arguments.only), everything=arguments.all, unit=arguments.unit, origin=arguments.origin
     )
     options = CohortOptions(weights, arguments.views, arguments.mpp, slide, sys.stderr.isatty())
-    with connected(arguments.address, arguments.gpus) as machines:
+    stored = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
+    with connected(arguments.address, arguments.gpus, stored) as machines:
         logger.info("%d %s, %d predictors.", len(inputs.units), inputs.kind, machines.predictors)
         done = classify_cohort(inputs, arguments.target, machines, options)
     logger.info("%d %s, %d crops; wrote %s", done.units, inputs.kind, done.crops, arguments.target)

@@ -163,13 +163,15 @@ class _Steps:
             compute=TaskPoolStrategy(size=machines.readers and min(machines.readers, len(blocks))),
             num_cpus=machines.reader_cpus,
         )
+        # A block of images is about a batch; of a slide nobody knows how many crops it has.
+        predictors = min(machines.predictors, len(blocks)) if self.kind == "images" else machines.predictors
         results = crops.map_batches(
             Predict,
             fn_constructor_kwargs=self._predictor,
             batch_size=CROPS_A_BATCH[machines.gpus],
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=machines.predictors),
+            compute=ActorPoolStrategy(size=predictors),
             num_cpus=PREDICTOR_CPUS,
             num_gpus=machines.gpus,
         )

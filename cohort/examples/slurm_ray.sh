@@ -15,6 +15,7 @@ set -euo pipefail
 
 cd "$SLURM_SUBMIT_DIR"
 export RAY_USAGE_STATS_ENABLED=0
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # steps do not inherit it since SLURM 22.05, and would get one processor
 gpus=${SLURM_GPUS_ON_NODE:-0}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$head:6379

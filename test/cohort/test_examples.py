@@ -21,7 +21,7 @@ from process import parse
 EXAMPLES = REPOSITORY / "cohort" / "examples"
 STUBS = {
     "scontrol": 'echo "one\ntwo"',
-    "srun": "exit 0",
+    "srun": 'echo "$SRUN_CPUS_PER_TASK" >> "$SLURM_SUBMIT_DIR/cpus"',
 }
 
 
@@ -105,6 +105,7 @@ def test_slurm_with_ray(tmp_path: Path) -> None:
         SLURM_CPUS_PER_TASK="32",
     )
     assert called[-1][:2] == ["-m", "cohort.predict"]
+    assert {*(tmp_path / "cpus").read_text().split()} == {"32"}
     parsed = predict.parse(called[-1][2:])
     assert (parsed.address, parsed.gpus, parsed.target) == ("one:6379", 8, Path("a folder"))
 
@@ -116,5 +117,8 @@ def test_a_job_array(tmp_path: Path, mode: str) -> None:
     assert called[0] == "process.py"
     parsed = parse(called[1:])
     assert (parsed.shard.number, parsed.shard.count, parsed.resume, parsed.views) == (3, 64, True, "none")
+    environment |= {"SLURM_ARRAY_TASK_COUNT": "2", "SHARDS": "64"}
+    again = run_script("slurm_array.sh", tmp_path, mode, "in put", "out", "--views", "none", **environment)
+    assert again == [called, called]
     (merging,) = re.findall(r'--wrap "\.venv/bin/python process\.py (.*)"', (EXAMPLES / "slurm_array.sh").read_text())
     assert len(parse(shlex.split(merging)).shards) == 1

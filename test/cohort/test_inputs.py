@@ -35,6 +35,30 @@ def test_a_unit_is_another_when_its_file_changed(tmp_path: Path) -> None:
     assert list(after) == ["a.png", "aa.png", "b.png"] and {len(key) for key in after.values()} == {16}
 
 
+def not_utf8(path: Path) -> None:
+    """A column that is said to be text."""
+    parquet(path, file=["a\u00e9.png"])
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
+
+
+def test_other_columns_and_parts_of_a_table_of_crops_do_no_harm(tmp_path: Path) -> None:
+    """Labels beside the names, numbers of rows as pandas writes them, and a folder of parts."""
+    plain = read_inputs(parquet(tmp_path / "plain.parquet", file=["a.png", "b.png"]))
+    more = parquet(tmp_path / "more.parquet", file=["a.png", "b.png"], label=[0, 1], __index_level_0__=[3, 4])
+    assert read_inputs(more) == plain
+    (tmp_path / "parts.parquet").mkdir()
+    for name in ("a", "b"):
+        parquet(tmp_path / "parts.parquet" / f"part-{name}.parquet", file=[f"{name}.png"])
+    assert read_inputs(tmp_path / "parts.parquet") == plain
+
+
+def test_a_slide_has_one_key_however_the_table_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = parquet(tmp_path / "slides.parquet", slide=["a.svs"], detections=["a.json"], mpp=[float("nan")])
+    (spelled,), (relative,) = (read_inputs(source).units for source in (path, Path("slides.parquet")))
+    assert spelled.key == relative.key and to_task(relative.said, tmp_path).mpp is None
+
+
 def test_a_table_and_a_parquet_name_the_same_slides(tmp_path: Path) -> None:
     """Paths are relative to the table, µm per pixel are numbers where they are there."""
     table = tmp_path / "slides.csv"
@@ -66,6 +90,11 @@ def test_a_hundred_thousand_slides_of_one_name_are_read(tmp_path: Path) -> None:
         (lambda path: parquet(path, slide=["a"], detections=[None]), "names no slide or no detections"),
         (lambda path: parquet(path, slide=["a"], detections=["b"], mpp=["x"]), "has 'x' where a number above 0"),
         (lambda path: parquet(path, slide=["a"], detections=["b"], stain=["x"]), "must have the columns"),
+        (lambda path: parquet(path, slide=["a"], detections=["b"], file=["c"]), "must have the column file, or slide"),
+        (lambda path: parquet(path, file=["a.png"], mpp=[0.25]), "give --mpp instead of mpp"),
+        (lambda path: parquet(path, file=[b"a.png"]), "The column file of .* holds binary, no texts"),
+        (lambda path: parquet(path, slide=["a"], detections=[7]), "The column detections of .* holds int64, no texts"),
+        (not_utf8, "cannot be read as Parquet"),
         (lambda path: parquet(path, slide=["a", "a"], detections=["b", "b"]), "the same slide .* twice"),
         (os.mkfifo, "is no regular file"),
         (lambda path: None, "cannot be read as Parquet"),
