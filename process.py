@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.constants import DEFAULT_VIEWS, HOST, MICROMETRES_PER_PIXEL, PORT, VIEW_SETS
+from model.constants import DEFAULT_VIEWS, GENERATOR, HOST, MICROMETRES_PER_PIXEL, PORT, REPORT, VIEW_SETS
 from model.errors import CropError
 from model.modes.case import process_case, table
 from model.modes.grand_challenge import clear_result
@@ -43,7 +43,8 @@ logger = logging.getLogger("process")
 
 def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `exec`."""
-    prepare_report(arguments, [arguments.output])
+    explain = explainer(arguments, loader.predictor()) if arguments.explain else None  # what it needs may be missing
+    prepare_report(arguments.report, [arguments.output])
     done = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
         with contextlib.suppress(OSError):  # nobody reads it; the result is written
@@ -51,8 +52,7 @@ def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     if arguments.report:
         from model.report.predictions import report_case
 
-        predictor = loader.predictor()
-        logger.info("wrote %s", report_case(arguments.input, done, predictor, explainer(arguments, predictor)))
+        logger.info("wrote %s", report_case(arguments.input, done, loader.predictor(), explain))
     return 0
 
 
@@ -76,7 +76,7 @@ def run_folder(arguments: argparse.Namespace, loader: Loader) -> int:
             MICROMETRES_PER_PIXEL,
         )
     options = FolderOptions(arguments.mpp, arguments.prevalence, arguments.resume, sys.stderr.isatty(), arguments.shard)
-    prepare_report(arguments, [arguments.target])
+    prepare_report(arguments.report, [arguments.target])
     explain = explainer(arguments, predictor)
     done = classify_folder(predictor, arguments.source, arguments.target, options)
     logger.info("%d images, %d crops; wrote %s", done.files, done.crops, arguments.target)
@@ -115,7 +115,7 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
     explain = explainer(arguments, predictor)
     if not detections:
         tasks = read_slide_list(slide, target)
-        prepare_report(arguments, [target, *(task.target for task in tasks)])
+        prepare_report(arguments.report, [target, *(task.target for task in tasks)])
         failed = classify_slides(predictor, tasks, target, options)
         if arguments.report:
             from model.report.slides import report_slides
@@ -125,7 +125,7 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
             raise CropError(f"{failed} of {len(tasks)} slides could not be read in full; {target / SLIDES} tells why.")
         return 0
     task = SlideTask(slide, detections[0], target, arguments.mpp, arguments.area_mm2)
-    prepare_report(arguments, [target])
+    prepare_report(arguments.report, [target])
     done = classify_slide(predictor, task, options)
     logger.info("%s; wrote %s", done.sentence(), target)
     if arguments.report:
@@ -137,13 +137,22 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
     return 0
 
 
-def prepare_report(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
-    """Removes the pages of an earlier run, if there are to be new ones."""
-    if arguments.report:
-        from model.report.page import clear_report
+def prepare_report(wanted: bool, folders: Sequence[Path]) -> None:
+    """Removes the pages of an earlier run, which would be taken for this one's; others' only to put a page there."""
+    for folder in folders:
+        if wanted or is_page(folder / REPORT):
+            from model.report.page import clear_report
 
-        for folder in folders:
             clear_report(folder)
+
+
+def is_page(file: Path) -> bool:
+    """Whether this is a page that the program has written."""
+    with contextlib.suppress(OSError):
+        if file.is_file():
+            with file.open("rb") as page:
+                return GENERATOR.encode() in page.read(2048)
+    return False
 
 
 def explainer(arguments: argparse.Namespace, predictor: "Predictor") -> "Explainer | None":
@@ -159,6 +168,7 @@ def run_merge(arguments: argparse.Namespace, _: Loader) -> int:
     """What one run would have written, from shards."""
     from model.modes.merge import merge
 
+    prepare_report(False, [arguments.target])
     failed = merge(arguments.target, arguments.shards)
     logger.info("%d shards; wrote %s", len(arguments.shards), arguments.target)
     if failed:

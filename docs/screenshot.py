@@ -125,10 +125,7 @@ def main() -> None:
             content = photograph(report(Path(folder)).resolve(), element, chromium)
         whole = Image.open(io.BytesIO(content)).convert("RGB")
         shown = whole.crop((0, 0, whole.width, min(whole.height, HIGHEST)))
-        # An octree keeps the colours of the few pixels that points are, a median cut the pale ones that cards have.
-        points = report is report_of_a_slide
-        method = Image.Quantize.FASTOCTREE if points else Image.Quantize.MEDIANCUT
-        few = shown.quantize(256 if points else 128, method, dither=Image.Dither.NONE)
+        few = shown.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)  # no colour is lost
         few.save(picture, optimize=True, pnginfo=information)
         print(f"Wrote {picture}")
 

@@ -21,5 +21,11 @@ def is_expected(mpp: float) -> bool:
     return 1 / 1.1 <= mpp / MICROMETRES_PER_PIXEL <= 1.1
 
 
+REPORT = "report.html"
+"""What a page to look at is called, in the folder of what it is about."""
+
+GENERATOR = '<meta name="generator" content="atypical-mitosis">'
+"""By which such a page is known for one of this program's; near its beginning."""
+
 HOST, PORT = "127.0.0.1", 4743
 """Where the platform looks for the invoke server."""

@@ -91,6 +91,11 @@ def result(probabilities: Iterable[float]) -> list[Entry]:
     return [{"class": CLASSES[confidence >= THRESHOLD], "confidence": confidence} for confidence in confidences]
 
 
+def is_result(label: str, confidence: float, spread: float) -> bool:
+    """Whether a row of a table, which may have been altered, is such as `result` and `predict_with_spread` give."""
+    return 0 <= confidence <= 1 and 0 <= spread <= 0.5 and label == CLASSES[confidence >= THRESHOLD]
+
+
 def clear_result(output_folder: Path, only_partial: bool = False) -> None:
     """Removes what an earlier or interrupted case left: its result, and temporary files; nothing that is not ours.
 

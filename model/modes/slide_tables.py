@@ -14,13 +14,14 @@ like any other: it is checked, and nothing outside OUT is opened because of it.
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.constants import CLASSES
 from model.errors import CaseError
+from model.modes.grand_challenge import is_result
 from model.modes.shard import clear_note
 from model.modes.writing import OwnFolder, Whole, flushed, from_cell, open_own, to_cell, unwritable
 from model.slides.detections import Detection
@@ -141,7 +142,8 @@ class SlideTables(OwnFolder):
                 confidence, spread, padded = (float(text) for text in numbers)
                 later = float(posterior) if posterior else None
                 detection = _placed(row) if detections is None else detections.pop(int(number))
-                if label not in CLASSES or not all(0 <= value <= 1 for value in (confidence, later or 0)):
+                in_range = all(0 <= value <= 1 for value in (padded, later or 0))
+                if not in_range or not is_result(label, confidence, spread) or not _is_at(row, detection):
                     raise ValueError("no result")
             except (ValueError, KeyError) as error:
                 raise self.contradiction(f"{PREDICTIONS} was altered") from error
@@ -215,6 +217,15 @@ def _place(number: int, detection: Detection) -> tuple[object, ...]:
 def _placed(row: Sequence[str]) -> Detection:
     """The detection of a row, as far as the row tells."""
     return Detection(float(row[2]), float(row[3]), from_cell(row[1]))
+
+
+def _is_at(row: Sequence[str], detection: Detection) -> bool:
+    """Whether a row is of a place that there is, and of this detection's."""
+    return (
+        math.isfinite(detection.x)
+        and math.isfinite(detection.y)
+        and row[:4] == [str(cell) for cell in _place(int(row[0]), detection)]
+    )
 
 
 def _row(figure: Figure) -> tuple[object, ...]:

@@ -22,9 +22,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from model.constants import CLASSES, THRESHOLD
 from model.errors import CaseError
-from model.modes.grand_challenge import DECIMALS
+from model.modes.grand_challenge import DECIMALS, is_result
 from model.modes.listing import Listed, order
 from model.modes.shard import clear_note
 from model.modes.writing import OwnFolder, Whole, flushed, from_cell, open_own, read_table, to_cell, unwritable
@@ -286,10 +285,7 @@ def _checked(image: Listed, results: Iterable[tuple[str, str, str]]) -> Record:
         ValueError: the results are none.
     """
     checked = [(str(name), str(confidence), str(spread)) for name, confidence, spread in results]
-    if not checked or not all(
-        name == CLASSES[float(confidence) >= THRESHOLD] and 0 <= float(confidence) <= 1 and 0 <= float(spread) <= 0.5
-        for name, confidence, spread in checked
-    ):
+    if not checked or not all(is_result(name, *map(float, numbers)) for name, *numbers in checked):
         raise ValueError("no result")
     return Record(image, checked)
 

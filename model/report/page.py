@@ -14,11 +14,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from model.constants import GENERATOR, REPORT
 from model.errors import UserError, one_line
 from model.files import write_whole
-
-REPORT = "report.html"
-"""What a page is called, in the folder of what it is about."""
 
 PICTURES = "report_pictures"
 """Folder of the pictures that do not fit into a page, beside it."""
@@ -51,7 +49,9 @@ def render(template: str, content: Mapping[str, Any], folder: Path = HERE) -> st
     parts = {name: (HERE / name).read_text(encoding="utf-8") for name in ("style.css", "gallery.js")}
     allowed = {name: f"sha256-{_sha256(text)}" for name, text in parts.items()}
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return environment.get_template(template).render(content, parts=parts, allowed=allowed, now=now)
+    return environment.get_template(template).render(
+        content, parts=parts, allowed=allowed, now=now, generator=GENERATOR
+    )
 
 
 def write_page(path: Path, text: str) -> None:

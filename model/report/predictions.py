@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.constants import MICROMETRES_PER_PIXEL
+from model.constants import MICROMETRES_PER_PIXEL, REPORT
 from model.errors import CropError
 from model.images.checks import remark
 from model.images.read import read_stack
@@ -23,7 +23,7 @@ from model.modes.grand_challenge import find_stack
 from model.modes.tables import FAILURES, PREDICTIONS
 from model.modes.writing import read_table
 from model.report.gallery import Read, Row, Shown, fill
-from model.report.page import REPORT, ReportError, legible, render, write_page
+from model.report.page import ReportError, legible, render, write_page
 
 if TYPE_CHECKING:
     from model.predictor import Predictor

@@ -4,6 +4,7 @@ It is made of what slide mode has written and of the slide, whose crops are read
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from model.constants import CLASSES, MICROMETRES_PER_PIXEL, is_expected
+from model.constants import CLASSES, MICROMETRES_PER_PIXEL, REPORT, is_expected
 from model.errors import CropError, one_line
 from model.files import read_bounded
+from model.modes.grand_challenge import is_result
 from model.modes.slide_options import SlideTask
 from model.modes.slide_tables import FAILURES, LEFT_OUT, PREDICTIONS, SUMMARY
 from model.modes.writing import read_table
 from model.report.gallery import Row, Shown, fill
-from model.report.page import REPORT, ReportError, data_uri, legible, render, write_page
+from model.report.page import ReportError, data_uri, legible, render, write_page
 from model.report.predictions import MOST_FAILURES, describe
 from model.report.thumbnails import ATYPICAL, NORMAL, encode
 from model.slides.reader import SlideReader
@@ -126,7 +128,7 @@ def _rows(target: Path) -> Iterator[Row]:
             counted = line["in_region"] == "yes"
             place = f"at {x:.0f}, {y:.0f}" + ("" if counted else ", outside the region")
             p, spread = float(line["confidence"]), float(line["view_spread"])
-            if line["class"] not in CLASSES or not 0 <= p <= 1:
+            if not is_result(line["class"], p, spread) or not 0 <= padded <= 1 or not math.isfinite(x + y):
                 raise ValueError("no result")
             yield Row(number, name, 0, place, line["class"], p, spread, (x, y), tuple(warnings), counted)
     except (OSError, ValueError, KeyError) as error:

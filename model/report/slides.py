@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.constants import REPORT
 from model.errors import CropError, one_line
 from model.modes.slide_list import SLIDES
 from model.modes.slide_options import SlideTask
 from model.modes.slide_tables import SUMMARY
 from model.modes.writing import read_table
-from model.report.page import REPORT, ReportError, legible, render, write_page
+from model.report.page import ReportError, legible, render, write_page
 from model.report.predictions import describe
 from model.report.slide import report_slide
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from model.report.explain import Explainer
 
 logger = logging.getLogger(__name__)
+
+MOST_ROWS = 1000
+"""Slides on the page: with the longest names and reasons that are shown they still have fewer than 5 MB."""
 
 
 def report_slides(
@@ -52,7 +56,7 @@ def report_slides(
     except (OSError, KeyError, ValueError) as error:
         raise ReportError(f"{target / SLIDES} cannot be read or was altered; run again.") from error
     path = target / REPORT
-    content = {"rows": rows, "failed": sum(bool(row["failure"]) for row in rows)}
+    content = {"rows": rows[:MOST_ROWS], "count": len(rows), "failed": sum(bool(row["failure"]) for row in rows)}
     write_page(path, render("slides.html", describe(str(target / SLIDES), predictor) | content))
     return path
 

@@ -350,6 +350,20 @@ def test_an_altered_run_is_refused(
         classify_slide(predictor, task, SlideOptions(resume=True))
 
 
+@pytest.mark.parametrize("column", ["x", "confidence", "view_spread", "outside_slide"])
+def test_a_number_that_cannot_be_is_not_gone_on_with(task: SlideTask, predictor: Predictor, column: str) -> None:
+    """Nor a place that is not the detection's; the table is as long as before."""
+    classify_slide(predictor, task)
+    path = task.target / "predictions.csv"
+    head, first, *others = path.read_bytes().decode().splitlines(keepends=True)
+    cells = first.split(",")
+    index = head.split(",").index(column)
+    cells[index] = f"9{cells[index][1:]}"
+    path.write_bytes("".join([head, ",".join(cells), *others]).encode())
+    with pytest.raises(CaseError, match=r"predictions\.csv was altered"):
+        classify_slide(predictor, task, SlideOptions(resume=True))
+
+
 def test_links_in_the_target_are_not_followed(task: SlideTask, predictor: Predictor, tmp_path: Path) -> None:
     task.target.mkdir()
     precious = tmp_path / "precious"

@@ -16,6 +16,7 @@ from pages import check_page, fits, lowest_contrast, opened
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.constants import REPORT
 from model.network.classifier import MitosisClassifier
 from model.network.ensemble import MitosisEnsemble
 from model.network.preprocessing import Preprocessing
@@ -23,7 +24,6 @@ from model.network.weights import load
 from model.predictor import Predictor
 from model.report import gallery
 from model.report.explain import Explainer, ExplainError
-from model.report.page import REPORT
 from model.report.predictions import report_case
 from model.report.thumbnails import ATYPICAL, NORMAL, overlay
 from model.speed.imports import timm

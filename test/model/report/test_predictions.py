@@ -15,13 +15,15 @@ import tifffile
 from helpers import REPOSITORY, classified_case, write_case
 from pages import check_page, fits, lowest_contrast, opened
 
+from model.constants import REPORT
 from model.modes.folder import classify_folder
 from model.modes.listing import Listed
 from model.modes.tables import Record, RunTables
 from model.predictor import Predictor
 from model.report import gallery
-from model.report.page import REPORT, ReportError, clear_report
+from model.report.page import ReportError, clear_report
 from model.report.predictions import report_case, report_folder
+from process import prepare_report
 
 HOSTILE = (
     "<script>alert(1)<.png",
@@ -185,6 +187,26 @@ def test_the_earlier_page_is_gone_before_a_run_that_fails(tmp_path: Path, small_
         )
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert not (tmp_path / "out" / REPORT).exists()
+
+
+def test_a_run_without_a_page_removes_that_of_an_earlier_run(
+    tmp_path: Path, crops: list[np.ndarray], small_weights: Path
+) -> None:
+    """But no file of that name that is somebody else's."""
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), crops[0])
+    predictor = Predictor(small_weights, "cpu", "none")
+    classify_folder(predictor, tmp_path / "in", tmp_path / "out")
+    page = report_folder(tmp_path / "in", tmp_path / "out", None, predictor)
+    prepare_report(False, [tmp_path / "out"])
+    assert not page.exists()
+    page.write_text("<!doctype html><title>Mine</title>")
+    prepare_report(False, [tmp_path / "out", tmp_path / "none"])
+    assert page.exists()
+    prepare_report(True, [tmp_path / "out"])
+    assert not page.exists()
+    os.mkfifo(page)
+    prepare_report(False, [tmp_path / "out"])
 
 
 def test_a_page_that_cannot_be_removed_is_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ from helpers import REPOSITORY
 from pages import check_page, fits, lowest_contrast, opened
 from written_slides import paste, point, square, write_geojson, write_svs, write_tiled
 
+from model.constants import REPORT
 from model.modes.slide import classify_slide
-from model.modes.slide_list import classify_slides, read_slide_list
+from model.modes.slide_list import COLUMNS, SLIDES, classify_slides, read_slide_list
 from model.modes.slide_options import SlideOptions, SlideTask
 from model.predictor import Predictor
 from model.report import slide as slide_page
-from model.report.page import REPORT, ReportError
+from model.report.page import ReportError
 from model.report.slide import report_slide
 from model.report.slides import report_slides
 from model.report.thumbnails import ATYPICAL, NORMAL
@@ -188,6 +190,10 @@ def test_a_slide_without_figures_has_a_page(tmp_path: Path, crops: list[np.ndarr
         ("summary.json", "statistics", "else"),
         ("summary.json", "{", "[" * 100_000),
         ("predictions.csv", "detection", "something"),
+        ("predictions.csv", r"(?m)^0,,[^,]*,", "0,,nan,"),
+        ("predictions.csv", r"(?m)^((?:[^,]*,){6})[^,]*,", r"\1nan,"),
+        ("predictions.csv", r"(?m)^((?:[^,]*,){7})[^,]*,", r"\1-1,"),
+        ("predictions.csv", "normal,", "atypical,"),
         ("predictions.csv", "\n0,", "\nzero,"),
         ("predictions.csv", "\n0,", "\n0,1,2,3,4,5,6,7,8,9,10,11,12,13"),
         ("predictions.csv", "\n0,", "\n" + "x" * 200_000),
@@ -202,8 +208,9 @@ def test_tables_that_were_altered_are_one_sentence(
     task = SlideTask(write_tiled(tmp_path / "s.tif", image), detections, tmp_path / "out")
     classify_slide(predictor, task)
     text = (task.target / name).read_text()
-    assert old in text
-    (task.target / name).write_text(text.replace(old, new))
+    altered = re.sub(old if old.startswith("(?m)") else re.escape(old), new, text)
+    assert altered != text
+    (task.target / name).write_text(altered)
     with pytest.raises(ReportError, match=rf"{name} cannot be read"):
         report_slide(task, predictor)
     assert not (task.target / REPORT).exists()
@@ -235,6 +242,19 @@ def test_several_slides_have_a_page_each_and_one_that_links_them(slides: Path) -
     assert "5 mitotic figures on" in check_page(slides / "a" / REPORT).text
     assert "<c>.tif" in page.text and "no slide that OpenSlide knows" in page.text and "2.500" in page.text
     assert "1 of 3 slides could not be used" in page.text
+
+
+def test_of_ten_thousand_slides_the_first_are_listed(tmp_path: Path, predictor: Predictor) -> None:
+    """However long their names and reasons are, the page stays below 5 MB."""
+    with (tmp_path / SLIDES).open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        for number in range(10_000):
+            table.writerow({"slide": f"{number}{'<' * 250}.svs", "folder": "", "failure": '"' * 1000})
+    page = report_slides([], tmp_path, predictor)
+    assert page.stat().st_size < 5_000_000
+    text = check_page(page).text
+    assert "Of the 10000 slides the first 1000 are listed" in text and "10000 of 10000 slides could not be used" in text
 
 
 @pytest.mark.slow
