@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY
 
-from benchmark.measuring import attempt
+from benchmark.gpu import PARTS, measured_before
+from benchmark.measuring import attempt, machine, save
 
 MISSING = ["SimpleITK", "imagecodecs", "omegaconf", "fastapi", "uvicorn", "openslide", "tifffile"]
 """What a machine that is lent for measuring need not have."""
@@ -36,8 +38,23 @@ def test_a_training_step_needs_no_more_than_is_said() -> None:
 def test_all_of_it_needs_no_more_than_is_said() -> None:
     done = run(f"{BLOCKED}from benchmark.gpu import main\nmain()")
     assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
-    parts = ["ceiling", "hplus", "default", "training", "cold_start_hplus_ready"]
-    assert [line.split()[0] for line in done.stdout.splitlines()] == parts
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(PARTS)
+
+
+@pytest.mark.slow
+def test_a_part_can_be_measured_alone() -> None:
+    """Also the one that another part's weights are used for."""
+    done = run(f"{BLOCKED}sys.argv += ['--parts', 'cold_start_hplus_ready']\nfrom benchmark.gpu import main\nmain()")
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["cold_start_hplus_ready"]
+
+
+def test_parts_of_the_same_machine_are_kept(tmp_path: Path) -> None:
+    save("gpu", {"ceiling": {"matrix": 8192}}, tmp_path)
+    assert measured_before(tmp_path) == {"ceiling": {"matrix": 8192}}
+    file = tmp_path / "gpu.json"
+    file.write_text(file.read_text().replace(f'"cores": {machine()["cores"]}', '"cores": 1000'))
+    assert measured_before(tmp_path) == measured_before(tmp_path / "none") == {}
 
 
 def test_a_part_that_fails_loses_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:

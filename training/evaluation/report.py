@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from model.constants import CLASSES, THRESHOLD
-from model.report.page import REPORT, data_uri, legible, render, write_page
+from model.constants import CLASSES, REPORT, THRESHOLD
+from model.report.page import data_uri, legible, render, write_page
 from model.report.thumbnails import encode
 from training.data.crops import LabelledCrops
 from training.data.csv_file import read_csv

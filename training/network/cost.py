@@ -135,7 +135,8 @@ def count_step(config: Config, processes: int = 1, frozen_in_half: bool = True) 
             halve_frozen(network, "bf16")
         counts.begin()
         network.train()
-        images = torch.empty(-(-optimisation.batch_size // processes), 3, side, side)
+        shown = 2 if config.loss.consistency > 0 else 1
+        images = torch.empty(shown * -(-optimisation.batch_size // processes), 3, side, side)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = network(images.contiguous(memory_format=network.memory_format))
         logits.float().square().mean().backward()

@@ -19,7 +19,7 @@ from training.fitting.fit import fit_network, logit_spread, read_fitted
 from training.fitting.losses import targets_and_weights
 from training.fitting.run import Run
 from training.fitting.state import Fit
-from training.network.classifier import build_network
+from training.network.classifier import TrainableClassifier, build_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,6 +87,28 @@ def test_phases_are_a_second_task_in_training_alone(
     fitted = fit_network(Run(config, Accelerator(), labelled, tmp_path), labelled, "fit", seed=0)
     assert fitted.state_dict().keys() == build_network(config).state_dict().keys()
     assert averaged["phase_head.weight"].shape == (2, fitted.head.in_features)
+
+
+@pytest.mark.parametrize(("consistency", "shown"), [(0, 8), (0.5, 16)])
+def test_with_consistency_the_network_sees_every_crop_twice(
+    consistency: float,
+    shown: int,
+    data: Path,
+    tmp_path: Path,
+    crops: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes, forward = set(), TrainableClassifier.forward
+
+    def counted(network: TrainableClassifier, images: torch.Tensor) -> torch.Tensor:
+        if network.training:
+            sizes.add(len(images))
+        return forward(network, images)
+
+    monkeypatch.setattr(TrainableClassifier, "forward", counted)
+    config = config_for(data, tmp_path, f"loss.consistency={consistency}", "optimisation.epochs=1")
+    assert all(torch.isfinite(tensor).all() for tensor in fitted_tensors(config, tmp_path, crops).values())
+    assert sizes == {shown}
 
 
 def test_a_finished_fit_is_read_again_and_its_checkpoint_is_gone(

@@ -48,6 +48,11 @@ def test_the_memory_is_that_of_a_count_by_hand(checkpointing: str, mib: int) -> 
     assert count_step(config, frozen_in_half=False).peak / MIB == pytest.approx(mib, rel=0.15)
 
 
+def test_a_crop_that_is_shown_twice_counts_twice(data: Path, tmp_path: Path) -> None:
+    twice = config_for(data, tmp_path, "loss.consistency=0.5", "optimisation.batch_size=8")
+    assert training_memory(twice) == training_memory(config_for(data, tmp_path, "optimisation.batch_size=16"))
+
+
 def test_memory_follows_the_batch_and_the_processes(data: Path, tmp_path: Path) -> None:
     one, two, four = (training_memory(config_for(data, tmp_path, f"optimisation.batch_size={n}")) for n in (8, 16, 32))
     assert four - two == pytest.approx(2 * (two - one), rel=0.05) and one > 0
