@@ -43,8 +43,11 @@ logger = logging.getLogger("process")
 
 def run_case(arguments: argparse.Namespace, loader: Loader) -> int:
     """The platform's `exec`."""
-    explain = explainer(arguments, loader.predictor()) if arguments.explain else None  # what it needs may be missing
     prepare_report(arguments.report, [arguments.output])
+    explain = None
+    if arguments.explain:  # what that needs may be missing, which is said before the case is classified
+        clear_result(arguments.output)
+        explain = explainer(arguments, loader.predictor())
     done = process_case(arguments.input, arguments.output, loader)
     if arguments.table:
         with contextlib.suppress(OSError):  # nobody reads it; the result is written
@@ -112,10 +115,10 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
         shard=arguments.shard,
     )
     slide, *detections, target = arguments.paths
-    explain = explainer(arguments, predictor)
     if not detections:
         tasks = read_slide_list(slide, target)
         prepare_report(arguments.report, [target, *(task.target for task in tasks)])
+        explain = explainer(arguments, predictor)
         failed = classify_slides(predictor, tasks, target, options)
         if arguments.report:
             from model.report.slides import report_slides
@@ -126,6 +129,7 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
         return 0
     task = SlideTask(slide, detections[0], target, arguments.mpp, arguments.area_mm2)
     prepare_report(arguments.report, [target])
+    explain = explainer(arguments, predictor)
     done = classify_slide(predictor, task, options)
     logger.info("%s; wrote %s", done.sentence(), target)
     if arguments.report:
@@ -168,8 +172,8 @@ def run_merge(arguments: argparse.Namespace, _: Loader) -> int:
     """What one run would have written, from shards."""
     from model.modes.merge import merge
 
-    prepare_report(False, [arguments.target])
     failed = merge(arguments.target, arguments.shards)
+    prepare_report(False, [arguments.target, *(file for file in arguments.target.iterdir() if file.is_dir())])
     logger.info("%d shards; wrote %s", len(arguments.shards), arguments.target)
     if failed:
         raise CropError(failed)

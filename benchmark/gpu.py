@@ -333,7 +333,7 @@ def main() -> None:
         half = torch.bfloat16 if arguments.trial else torch.float16
 
         def write_hplus() -> None:
-            if not folder.exists():
+            if not pth.exists():
                 write_random_weights(folder, bench.network, bench.side)
                 write_reference_weights(folder, pth)
 
@@ -356,7 +356,7 @@ def main() -> None:
         part("cold_start_hplus_ready", ready)
     if arguments.tests:
         part("tests", tests)
-    failed = [name for name, found in figures.items() if "failed" in found and name != "tests"]
+    failed = [name for name in arguments.parts if "failed" in figures[name]]
     sys.exit(f"These parts failed: {', '.join(failed)}." if failed else 0)
 
 

@@ -8,6 +8,7 @@ INPUT.parquet         the same columns; or `file`, beside others that do not cou
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -63,7 +64,7 @@ def read_inputs(path: Path) -> Inputs:
     Raises:
         CaseError: it cannot be read, names nothing, or names something twice.
     """
-    if path.suffix.lower() == ".parquet" and (not path.is_dir() or any(path.glob("*.parquet"))):
+    if path.suffix.lower() == ".parquet" and (not path.is_dir() or _has_parts(path)):
         return _from_parquet(path)
     if path.is_dir():
         found = [_unit(asdict(image)) for image in list_images(path)]
@@ -95,7 +96,8 @@ def _slides(path: Path, tasks: Sequence[SlideTask]) -> list[Unit]:
     for task in tasks:
         files = [[str(file), *_state(file)] for file in (task.slide, task.detections)]
         said = {"slide": files[0][0], "detections": files[1][0], "mpp": task.mpp, "state": [files[0][1:], files[1][1:]]}
-        key = _unit(said | {"slide": str(task.slide.absolute()), "detections": str(task.detections.absolute())}).key
+        whole = {"slide": task.slide, "detections": task.detections}
+        key = _unit(said | {name: os.path.normpath(file.absolute()) for name, file in whole.items()}).key
         units.append(replace(_unit(said), key=key))  # the same however INPUT is spelled
     if len({unit.key for unit in units}) < len(units):
         raise CaseError(f"{path} names the same slide with the same detections twice; remove one of the rows.")
@@ -137,6 +139,12 @@ def _from_parquet(path: Path) -> Inputs:
         raise CaseError(f"{path} cannot be read as Parquet ({first_line(error)}); write it again.") from error
 
 
+def _has_parts(folder: Path) -> bool:
+    return any(file.suffix.lower() == ".parquet" for file in folder.iterdir())
+
+
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+
 _INDEX_OF_PANDAS = re.compile(r"__index_level_\d+__")
 """What pandas calls the numbers of the rows, where it writes them."""
 
@@ -150,7 +158,7 @@ def _texts(path: Path, table: dataset.Dataset, names: list[str]) -> Iterator[dic
     for name in {*names} & {"file", "slide", "detections"}:
         kind = table.schema.field(name).type
         text = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_null(text)):
+        if not any(fits(text) for fits in _TEXTS):
             raise CaseError(f"The column {name} of {path} holds {kind}, no texts; write names of files there.")
     for batch in table.to_batches(columns=names):
         for row in batch.to_pylist():

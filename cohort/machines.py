@@ -24,9 +24,11 @@ LEAST_CPUS = 4
 """Logical processors that this machine declares at least: with fewer, Ray Data's steps wait for each other for ever."""
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """For the C library of a run's processes: one place for the memory of all threads. Ray calls what computes from a
-thread, whose own place would give back what is freed whatever `model.speed.memory` says: 3,000 fresh pages a crop."""
+thread, whose own place would give back what is freed whatever `model.speed.memory` says: 11,000 fresh pages a crop."""
 PREDICTOR_BYTES = 1 << 30
 """Memory that a predictor takes on the CPU, beside twice its stored weights, which may be stored in half precision."""
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container: microseconds that it may use of each period, and the period's."""
 OBJECT_STORE = 1 << 30
 """Bytes of shared memory that crops wait in, on this machine."""
 
@@ -124,7 +126,8 @@ def _own_cluster() -> Iterator[None]:
     try:
         os.environ["COHORT_FOLDER"] = folder  # by which the watchdog knows what was started from here
         os.environ.setdefault("RAY_worker_niceness", "0")  # as folder mode has it, beside whatever else runs here
-        os.environ.update(ONE_ARENA)  # which its processes inherit
+        for name, value in ONE_ARENA.items():
+            os.environ.setdefault(name, value)  # which its processes inherit
         ray.init(
             address="local",
             num_cpus=max(LEAST_CPUS, len(os.sched_getaffinity(0))),
@@ -165,7 +168,16 @@ def _share_out_cores(machines: Machines, weights_bytes: int) -> Machines:
 
     One for all of them would have to wait, after every layer, for the processor that something else has just used.
     """
+    cores = _cores()
+    room = int(_total("memory") // (PREDICTOR_BYTES + 2 * weights_bytes))
+    threads = math.ceil(cores / max(1, min(cores, room)))
+    return replace(machines, predictors=cores // threads, threads=threads)
+
+
+def _cores() -> int:
+    """Processors that this process may use, as far as a container's quota goes."""
     cores = len(os.sched_getaffinity(0))
-    room = _total("memory") // (PREDICTOR_BYTES + 2 * weights_bytes)
-    predictors = int(max(1, min(cores, room)))
-    return replace(machines, predictors=predictors, threads=cores // predictors)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))  # "max" is no number: there is no quota
+    return cores

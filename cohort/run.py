@@ -141,7 +141,6 @@ class _Steps:
             "weights": options.weights,
             "fingerprint": config.fingerprint(),
             "view_set": options.view_set,
-            "threads": machines.threads,
         }
 
     def results(self, units: Sequence[Unit]) -> Iterator[pa.Table]:
@@ -163,11 +162,12 @@ class _Steps:
             compute=TaskPoolStrategy(size=machines.readers and min(machines.readers, len(blocks))),
             num_cpus=machines.reader_cpus,
         )
-        # A block of images is about a batch; of a slide nobody knows how many crops it has.
-        predictors = min(machines.predictors, len(blocks)) if self.kind == "images" else machines.predictors
+        predictors, threads = machines.predictors, machines.threads
+        if not machines.gpus and self.kind == "images" and len(blocks) < predictors:
+            predictors, threads = len(blocks), threads * predictors // len(blocks)  # none starts for nothing
         results = crops.map_batches(
             Predict,
-            fn_constructor_kwargs=self._predictor,
+            fn_constructor_kwargs=self._predictor | {"threads": threads},
             batch_size=CROPS_A_BATCH[machines.gpus],
             batch_format="pyarrow",
             zero_copy_batch=True,

@@ -125,7 +125,7 @@ def main() -> None:
             content = photograph(report(Path(folder)).resolve(), element, chromium)
         whole = Image.open(io.BytesIO(content)).convert("RGB")
         shown = whole.crop((0, 0, whole.width, min(whole.height, HIGHEST)))
-        few = shown.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)  # no colour is lost
+        few = shown.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # no colour is lost
         few.save(picture, optimize=True, pnginfo=information)
         print(f"Wrote {picture}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cohorts import require_ray
+from cohorts import require_ray, wait_for
 from helpers import REPOSITORY
 
 require_ray()
@@ -105,7 +105,7 @@ def test_slurm_with_ray(tmp_path: Path) -> None:
         SLURM_CPUS_PER_TASK="32",
     )
     assert called[-1][:2] == ["-m", "cohort.predict"]
-    assert {*(tmp_path / "cpus").read_text().split()} == {"32"}
+    wait_for(lambda: (tmp_path / "cpus").exists() and (tmp_path / "cpus").read_text().split() == ["32", "32"])
     parsed = predict.parse(called[-1][2:])
     assert (parsed.address, parsed.gpus, parsed.target) == ("one:6379", 8, Path("a folder"))
 

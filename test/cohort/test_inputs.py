@@ -55,8 +55,9 @@ def test_other_columns_and_parts_of_a_table_of_crops_do_no_harm(tmp_path: Path) 
 def test_a_slide_has_one_key_however_the_table_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = parquet(tmp_path / "slides.parquet", slide=["a.svs"], detections=["a.json"], mpp=[float("nan")])
-    (spelled,), (relative,) = (read_inputs(source).units for source in (path, Path("slides.parquet")))
-    assert spelled.key == relative.key and to_task(relative.said, tmp_path).mpp is None
+    others = path, Path("slides.parquet"), Path("..") / tmp_path.name / "slides.parquet"
+    (spelled,), (relative,), (roundabout,) = (read_inputs(source).units for source in others)
+    assert spelled.key == relative.key == roundabout.key and to_task(relative.said, tmp_path).mpp is None
 
 
 def test_a_table_and_a_parquet_name_the_same_slides(tmp_path: Path) -> None:
