@@ -8,7 +8,6 @@ crops with a tiny random network and one view, so that what is measured is what 
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ import cv2
 
 from benchmark.folder_scaling import LINKS, write_images
 from benchmark.measuring import (
-    RESULTS,
     Network,
     draw_crops,
     median_ratio,
     run_process,
     save,
+    saved,
     use_cores,
     write_random_weights,
 )
@@ -89,8 +88,7 @@ def main() -> None:
     parser.add_argument("--crops", type=Path, help="folder of PNG crops to take (default: drawn ones)")
     arguments = parser.parse_args()
     use_cores(arguments.cores)
-    found = RESULTS / "cohort.json"  # what is left out now stays as it was measured
-    figures = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {"comparisons": {}}
+    figures = {"comparisons": {}} | saved("cohort")  # what is left out now stays as it was measured
     figures.pop("machine", None)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -13,7 +13,6 @@ training step Accelerate, peft and OpenCV too. The random weights take 6 GB of d
 
 import argparse
 import gc
-import json
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from benchmark.measuring import (
     machine,
     product_flops,
     save,
+    saved,
     timed,
     write_random_weights,
 )
@@ -52,7 +52,6 @@ from model.network.weights_folder import BAKED
 from model.predictor import Predictor
 
 TINY = Network("vit_small_patch16_dinov3", "token", {"qkv_fused": False, "depth": 2})
-
 
 PARTS = ("ceiling", "hplus", "default", "training", "cold_start_hplus_ready")
 """What can be measured apart; `rates` need the ceiling to say their share of it."""
@@ -362,8 +361,7 @@ def main() -> None:
 
 def measured_before(folder: Path) -> dict:
     """The parts in a folder's gpu.json, if they are of this machine."""
-    file = folder / "gpu.json"
-    figures = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    figures = saved("gpu", folder)
     return figures if figures.pop("machine", None) == machine() else {}
 
 

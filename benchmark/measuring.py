@@ -65,6 +65,12 @@ def save(name: str, figures: dict, folder: Path = RESULTS) -> None:
     print(text)
 
 
+def saved(name: str, folder: Path = RESULTS) -> dict:
+    """What `save` wrote, with the machine; empty where it wrote nothing."""
+    file = folder / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def attempt(part: Callable[[], dict]) -> dict:
     """A part's figures; or why there are none, so that the other parts are still measured."""
     try:

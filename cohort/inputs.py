@@ -140,7 +140,7 @@ def _from_parquet(path: Path) -> Inputs:
 
 
 def _has_parts(folder: Path) -> bool:
-    return any(file.suffix.lower() == ".parquet" for file in folder.iterdir())
+    return any(file.suffix.lower() == ".parquet" for file in folder.glob("*"))  # nothing, if it cannot be listed
 
 
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)

@@ -86,7 +86,7 @@ def connected(address: str | None, gpus: int | None, weights_bytes: int = 0) -> 
         machines = _count(gpus)
         if address is None and not machines.gpus:
             machines = _share_out_cores(machines, weights_bytes)
-        if address is None and machines.gpus and machines.predictors > _total("GPU"):
+        elif address is None and machines.predictors > _total("GPU"):
             raise PredictionError(
                 f"{gpus} GPUs were asked for, but Ray sees {_total('GPU'):g}; say --gpus {_total('GPU'):g}."
             )
@@ -130,7 +130,7 @@ def _own_cluster() -> Iterator[None]:
             os.environ.setdefault(name, value)  # which its processes inherit
         ray.init(
             address="local",
-            num_cpus=max(LEAST_CPUS, len(os.sched_getaffinity(0))),
+            num_cpus=max(LEAST_CPUS, _cores()),
             object_store_memory=OBJECT_STORE,
             include_dashboard=False,
             log_to_driver=False,

@@ -53,6 +53,11 @@ def expand(images: Tensor, name: str) -> Tensor:
     return torch.stack([transform(images) for transform in _transforms(name)], dim=1).flatten(0, 1)
 
 
+def one(images: Tensor, name: str, number: int) -> Tensor:
+    """The view of each image that `expand` would give at a place from 0, the unchanged one: (N, C, S, S)."""
+    return _transforms(name)[number](images)
+
+
 def average(logits: Tensor, name: str) -> Tensor:
     """Mean over each image's views of the logits of `expand`: (N * V,) to (N,)."""
     return apart(logits, name).mean(dim=1)

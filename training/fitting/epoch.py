@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.errors import UserError
+from model.network import views
 from training.config import LossConfig
 from training.data.augmentation import augment, mix
 from training.fitting.losses import classification_loss, consistency_loss
@@ -85,17 +86,16 @@ def train_epoch(fit: Fit, batches: Batches, names: Sequence[str], progress: tqdm
 
 def _with_another_view(images: Tensor) -> Tensor:
     """(2 N, 3, S, S): images, and the same by one of the seven other symmetries of the square, drawn for the batch."""
-    chosen = int(torch.randint(1, 8, ()))
-    turned = torch.rot90(images, chosen % 4, dims=(2, 3))
-    both = torch.cat([images, turned.flip(3) if chosen >= 4 else turned])
+    chosen = int(torch.randint(1, views.count("d4"), ()))
+    both = torch.cat([images, views.one(images, "d4", chosen)])
     return both.contiguous(memory_format=torch.channels_last)
 
 
 def _losses(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
     """The loss of each crop, of one view or, with `loss.consistency`, of two: (N,)."""
-    views = logits.split(len(targets))
-    classified = torch.stack([classification_loss(view, targets, config) for view in views]).mean(dim=0)
-    return classified + config.consistency * consistency_loss(*views) if len(views) > 1 else classified
+    of_views = logits.split(len(targets))
+    classified = torch.stack([classification_loss(own, targets, config) for own in of_views]).mean(dim=0)
+    return classified + config.consistency * consistency_loss(*of_views) if len(of_views) > 1 else classified
 
 
 def _share_made_up_for(number: int, batches: int, accumulation: int) -> float:
