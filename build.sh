@@ -22,7 +22,11 @@ fi
 IMAGE=${IMAGE:-atypical-mitosis:latest}
 WEIGHTS=${WEIGHTS:-model/weights/default}
 if [[ ! -f "$WEIGHTS/config.json" ]]; then
-    echo "$WEIGHTS is no weights folder; train one, or set WEIGHTS to one inside this folder." >&2
+    echo "$WEIGHTS is no weights folder; train one, or set WEIGHTS to one below model/." >&2
+    exit 1
+fi
+if [[ "$WEIGHTS" != model/* || "$WEIGHTS" == *..* ]]; then
+    echo "$WEIGHTS is not below model/, which is all that the build gets; copy it to model/weights/." >&2
     exit 1
 fi
 arguments=()

@@ -64,10 +64,9 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
     scaling = find(results, "folder_scaling.runs") or []
     folder = MISSING
     if len(scaling) > 2:
-        costs = [run["milliseconds_a_crop"] for run in scaling if run["crops"] >= 1000]
-        folder = (
-            f"{min(costs):.2f} to {max(costs):.2f} ms a crop, {scaling[1]['peak_mib']} to {scaling[-1]['peak_mib']} MiB"
-        )
+        many = [run for run in scaling if run["crops"] >= 1000]
+        costs, peaks = ([run[key] for run in many] for key in ("milliseconds_a_crop", "peak_mib"))
+        folder = f"{min(costs):.2f} to {max(costs):.2f} ms a crop, {min(peaks)} to {max(peaks)} MiB"
     return [
         (
             "H+ (840 M), process start to ready, CPU",

@@ -27,7 +27,7 @@ class DataConfig:
         split: what is held out in turn (see `training.data.folds.assign_folds`): `slides`, `domains` or `sources`.
         folds: number of folds that the slides are spread over.
         shift_split: `domains` or `sources` fits further networks that hold these out; the calibration then stands on
-            both kinds of held-out predictions. Empty for none; without effect where there is only one.
+            both kinds of held-out predictions. Empty for none, as with data of a single one.
         soft_labels: train on the share of experts that called a crop atypical instead of on their majority.
         workers: processes that prepare crops; 0 prepares them in the training process, -1 has as many as half of the
             cores that a training process may use, 1 to 8.
@@ -238,7 +238,9 @@ def load_config(path: Path, overrides: list[str]) -> Config:
 
     Args:
         path: a YAML file.
-        overrides: `key=value` with dotted keys, such as `data.root=crops` or `optimisation.epochs=3`.
+        overrides: `key=value` with dotted keys, such as `data.root=crops` or `optimisation.epochs=3`. An empty value is
+            an empty text. Free-form arguments replace those of the recipe (`network.backbone_args={}` leaves all
+            out), or are added one by one (`network.backbone_args.drop_path_rate=0`).
 
     Raises:
         ConfigError: the file is missing, a key is unknown, a value has the wrong type, or a required one is missing.
@@ -247,10 +249,12 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     if not path.is_file():
         raise ConfigError(f"There is no recipe {path}; there are: {recipes}.")
     for override in overrides:
-        if "=" not in override:
+        if override.find("=") < 1:
             raise ConfigError(f"'{override}' is no override; write key=value, such as data.root=DIR.")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        for override in overrides:
+            _override(merged, override)
         missing = OmegaConf.missing_keys(merged)
         if missing:
             raise ConfigError(f"{path} leaves {', '.join(sorted(missing))} open; add {sorted(missing)[0]}=VALUE.")
@@ -268,7 +272,7 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     if config.ensemble and config.adapter.rank > 0 and config.adapter.dora:
         raise ConfigError(
             "ensemble puts adapters side by side, which DoRA's magnitudes do not allow; give adapter.dora=false, or "
-            "ensemble=''."
+            "ensemble= (nothing)."
         )
     if config.data.shift_split == config.data.split:
         raise ConfigError(
@@ -278,6 +282,15 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     if not timm.is_model(config.network.backbone):
         raise ConfigError(f"timm has no architecture {config.network.backbone}; write one of its names.")
     return config
+
+
+def _override(config: Any, override: str) -> None:
+    """Sets one value, as `load_config` says."""
+    key, _, text = override.partition("=")
+    value = OmegaConf.select(OmegaConf.from_dotlist([override]), key) if text else ""
+    present = OmegaConf.select(config, key)
+    free_form = OmegaConf.is_dict(present) and OmegaConf.get_type(present) is dict
+    OmegaConf.update(config, key, value, merge=not free_form)  # merged, what it leaves out would stay in silence
 
 
 def to_yaml(config: Config) -> str:

@@ -19,7 +19,7 @@ from model.network.weights_folder import CONFIG_FILE, TENSOR_FILE, file_sha256
 from training.weights import ADAPTER_FILE
 
 WEIGHTS_FILES = (CONFIG_FILE, TENSOR_FILE, "README.md", "metrics.json", "training.yaml")
-ADAPTER_FILES = (CONFIG_FILE, ADAPTER_FILE, "README.md", "training.yaml")
+ADAPTER_FILES = (CONFIG_FILE, ADAPTER_FILE, "README.md", "metrics.json", "training.yaml")
 """What of a weights folder, and of an adapter's, travels; no log, and nothing that unpickles."""
 
 _ADDRESS = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")

@@ -32,6 +32,7 @@ from model.network.weights_folder import file_sha256
 from training.config import load_config
 from training.data.crops import load_crops
 from training.data.manifest import read_manifest
+from training.evaluation.weights_report import METRICS, read_metrics
 from training.fitting.predict import Inference
 from training.fitting.run import check_gpu
 from training.network.adapters import add_adapters, backbone_sha256, load_adapter_tensors
@@ -105,6 +106,10 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
     stored = save_checked(output, Stored(network, weights, network.state_dict()), crops, accelerator)
     for name in TEXTS:
         (output / name).write_text((adapter / name).read_text(encoding="utf-8"), encoding="utf-8")
+    if metrics := read_metrics(adapter):  # which adapters of earlier versions came without
+        (output / METRICS).write_text(json.dumps(metrics | {"stored": stored}, indent=2) + "\n", encoding="utf-8")
+    else:
+        logger.warning("%s holds no %s, so nobody can tell how good these weights are.", adapter, METRICS)
     return stored
 
 

@@ -21,7 +21,7 @@ from model.network.weights_folder import CONFIG_FILE, refuse_address
 from model.predictor import Predictor
 from training.evaluate import data_root, run_command
 from training.evaluation.recalibration import Recalibrated, recalibrate
-from training.evaluation.weights_report import METRICS, Classified, classify
+from training.evaluation.weights_report import METRICS, Classified, classify, read_metrics
 
 CARD = "README.md"
 
@@ -68,7 +68,7 @@ def write_recalibrated(source: Path, output: Path, recalibrated: Recalibrated, c
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, partial)
         write_config(partial, config)
-        metrics = _metrics(partial / METRICS) | {"recalibration": about}
+        metrics = read_metrics(partial) | {"recalibration": about}
         (partial / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         card = partial / CARD
         text = card.read_text(encoding="utf-8") if card.is_file() else f"# {old.name}\n"
@@ -81,15 +81,6 @@ def write_recalibrated(source: Path, output: Path, recalibrated: Recalibrated, c
         shutil.rmtree(partial, ignore_errors=True)
         raise WeightsError(f"{output} cannot be written ({error}); give another --output.") from error
     return config
-
-
-def _metrics(path: Path) -> dict[str, Any]:
-    """What the original's metrics.json says; nothing where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _with_note(text: str, old: WeightsConfig, new: WeightsConfig, sentence: str) -> str:

@@ -228,7 +228,7 @@ def _write(run: Run, product: _Product, metrics: dict[str, Any], calibration: Ca
     if isinstance(network, MitosisEnsemble):
         weights = dataclasses.replace(weights, network=network_of(config, len(network.members)))
     elif config.adapter.rank > 0:
-        adapter = Adapter.of(network, weights, texts)
+        adapter = Adapter.of(network, weights, texts | {"metrics.json": json.dumps(metrics, indent=2) + "\n"})
         network = merge_checked(network, crops, Inference(accelerator, weights.preprocessing))
     stored = Stored(network, weights, network.state_dict() if product.tensors is None else product.tensors)
     metrics["stored"] = save_checked(output, stored, crops, accelerator)

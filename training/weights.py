@@ -1,7 +1,7 @@
 """What a run leaves: the merged weights that the container runs, and the adapter alone.
 
 WEIGHTS/            config.json, model.safetensors, and with them README.md, metrics.json, training.yaml
-WEIGHTS/../NAME-adapter/    config.json, adapter.safetensors and the same texts: no tensor of the backbone
+WEIGHTS/../NAME-adapter/    config.json, adapter.safetensors and the same three: no tensor of the backbone
 """
 
 import logging
@@ -87,7 +87,7 @@ class Adapter:
     Attributes:
         tensors: of `training.network.adapters.adapter_tensors`.
         config: what config.json says of the merged network, and the backbone's SHA-256.
-        texts: further files, training.yaml among them.
+        texts: further files: README.md, metrics.json, training.yaml.
     """
 
     tensors: dict[str, torch.Tensor]

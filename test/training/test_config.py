@@ -32,7 +32,10 @@ def test_overrides_win_and_keep_their_types() -> None:
         (["data.root=x", "stored_dtype=fp16"], "choose among float32, float16, bfloat16"),
         (["data.root=x", "network.backbone=unheard_of"], "no architecture unheard_of"),
         (["data.root=[x"], "no valid configuration"),
-        (["data.root=x", "network.backbone_args=[1]"], "no valid configuration: Cannot merge"),
+        (["data.root=x", "network.backbone_args=[1]"], r"the value of network\.backbone_args cannot be used"),
+        (["data.root=x", "network.backbone_args"], "is no override"),
+        (["data.root=x", "=3"], "'=3' is no override"),
+        (["data.root=x", "optimisation.epochs="], r"the value of optimisation\.epochs cannot be used"),
         (["data.root=x", "network.scales=[a]"], r"the value of network\.scales\[0\] cannot be used: Value 'a'"),
         (["data.root=x", "seed=1.5"], "the value of seed cannot be used: Value '1.5'"),
         (["data.root"], "'data.root' is no override"),
@@ -41,6 +44,28 @@ def test_overrides_win_and_keep_their_types() -> None:
 def test_wrong_overrides_are_refused(overrides: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load_config(COMPACT, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "arguments"),
+    [
+        ([], {"drop_path_rate": 0.15}),
+        (["network.backbone_args={}"], {}),
+        (["network.backbone_args={act_layer: relu}"], {"act_layer": "relu"}),
+        (["network.backbone_args.act_layer=relu"], {"drop_path_rate": 0.15, "act_layer": "relu"}),
+        (["network.backbone_args.drop_path_rate=0"], {"drop_path_rate": 0}),
+        (["network.backbone_args={}", "network.backbone_args.act_layer=relu"], {"act_layer": "relu"}),
+    ],
+    ids=str,
+)
+def test_arguments_of_the_backbone_replace_the_recipe_s(overrides: list[str], arguments: dict[str, object]) -> None:
+    assert load_config(COMPACT, ["data.root=x", *overrides]).network.backbone_args == arguments
+
+
+def test_an_empty_value_is_an_empty_text() -> None:
+    """A shell leaves nothing of the quotes of `data.shift_split=''`."""
+    assert load_config(COMPACT, ["data.root=x", "data.shift_split="]).data.shift_split == ""
+    assert load_config(COMPACT, ["data.root=x", "data.shift_split=''"]).data.shift_split == ""
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:

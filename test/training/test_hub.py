@@ -120,7 +120,7 @@ def test_an_adapter_travels_alone(complete: Path, hub: FolderHub, tmp_path: Path
     assert hub.private == {"lab/adapter": False}
     fetch.main([f"hf:lab/adapter@{COMMIT}", str(tmp_path / "fetched")], hub.api)
     names = {file.name for file in (tmp_path / "fetched").iterdir()}
-    assert names == {"README.md", "adapter.safetensors", "config.json", "training.yaml"}
+    assert names == {"README.md", "adapter.safetensors", "config.json", "metrics.json", "training.yaml"}
     said = fetch.how_to_go_on(tmp_path / "fetched")
     assert "adapter for test_efficientnet" in said and "training.merge" in said
 

@@ -66,7 +66,8 @@ def adapted_run(folder: Path, seed: int = 0) -> tuple[Path, Path, Config]:
         sha256="",
     )
     adapter = folder / "adapter"
-    Adapter.of(network, weights, {"training.yaml": to_yaml(config), "README.md": "card"}).save(adapter)
+    texts = {"training.yaml": to_yaml(config), "README.md": "card", "metrics.json": '{"crops": 7}'}
+    Adapter.of(network, weights, texts).save(adapter)
     return backbone, adapter, config
 
 
@@ -88,6 +89,16 @@ def test_a_merge_elsewhere_gives_the_adapted_network(tmp_path: Path, crops: list
     plain = build_network(config)
     assert weights_folder.load(tmp_path / "merged")[0].state_dict().keys() == plain.state_dict().keys()
     assert (tmp_path / "merged" / "README.md").read_text() == "card"
+    metrics = json.loads((tmp_path / "merged" / "metrics.json").read_text())
+    assert metrics["crops"] == 7 and metrics["stored"]["dtype"] == "float32"
+
+
+def test_an_adapter_without_figures_is_merged_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Training wrote none beside adapters up to version 3.1.0."""
+    backbone, adapter, _ = adapted_run(tmp_path)
+    (adapter / "metrics.json").unlink()
+    merge(adapter, f"file:{backbone}", tmp_path / "merged", None, None)
+    assert "holds no metrics.json" in caplog.text and not (tmp_path / "merged" / "metrics.json").exists()
 
 
 def test_the_adapter_holds_nothing_of_the_backbone(tmp_path: Path) -> None:

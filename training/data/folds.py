@@ -64,8 +64,8 @@ def splits_of(config: Config, samples: Sequence[Sample]) -> list[Split]:
         if len(names) < 2:
             raise ConfigError(
                 f"data.shift_split={data.shift_split} holds out one of the {data.shift_split} after the other, but all "
-                f"crops of {data.root} are of one, '{min(names, default='')}'; give data.shift_split='' to do without, "
-                "or more data."
+                f"crops of {data.root} are of one, '{min(names, default='')}'; give data.shift_split= (nothing) to do "
+                "without, or more data."
             )
         splits.append(data.shift_split)
     return [make_split(samples, split, data.folds, config.seed) for split in splits]

@@ -46,7 +46,7 @@ Expected calibration error at equal prevalence: {ece:.3f}; bin by bin:
 |---|---|---|
 {reliability}
 
-By domain, with intervals over its own slides:
+By domain, with intervals over its own slides (over fewer than ten they are narrower than they should be):
 
 {domains}
 

@@ -114,6 +114,15 @@ def _field_of_view(path: Path, predictor: Predictor) -> np.ndarray:
         raise DataError(str(error)) from error
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What metrics.json of a weights folder, or of an adapter's, says; nothing where there is none that can be read."""
+    try:
+        content = json.loads(read_bounded(folder / METRICS, LARGEST_METRICS))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def maybe_seen(classified: Classified, folder: Path) -> str:
     """What can be said of whether weights were trained on crops: which of their domains the weights' metrics.json has.
 
@@ -121,12 +130,8 @@ def maybe_seen(classified: Classified, folder: Path) -> str:
         classified: the crops.
         folder: of the weights.
     """
-    try:
-        known = json.loads(read_bounded(folder / METRICS, LARGEST_METRICS))
-        trained_on = set(known["domains"]) if isinstance(known["domains"], dict) else set()
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return MAYBE_SEEN
-    shared = sorted(trained_on & set(classified.names("domain")))
+    domains = read_metrics(folder).get("domains")
+    shared = sorted(set(domains) & set(classified.names("domain"))) if isinstance(domains, dict) else []
     if not shared:
         return MAYBE_SEEN
     return f"The weights were trained on crops of domains that are here, too: {', '.join(shared)}. {MAYBE_SEEN}"
