@@ -290,7 +290,9 @@ def parse_slide(parser: argparse.ArgumentParser, arguments: list[str]) -> argpar
     parser.usage = f"{parser.prog} [options] SLIDE DETECTIONS OUT | SLIDES.csv OUT"
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="as above; OUT is a folder")
     parser.add_argument("--mpp", type=micrometres, help="µm per pixel of the slide (default: as it says)")
-    parser.add_argument("--unit", choices=("px", "um"), help="of x and y in a table (default: px of the full slide)")
+    parser.add_argument(
+        "--unit", choices=("px", "um"), help="of x and y in a table or points in JSON (default: px of the full slide)"
+    )
     parser.add_argument(
         "--origin",
         choices=("slide", "scanned"),

@@ -86,7 +86,7 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
     Args:
         adapter: the adapter's folder.
         backbone: a source of `training.network.pretrained`.
-        output: the weights folder to write.
+        output: the weights folder to write, which is not there yet.
         dtype: `float32`, `bfloat16` or `float16`; None for the recipe's.
         data: folder of crops to compare on; None for the example case.
 
@@ -96,6 +96,9 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
     Raises:
         UserError: with a sentence for the user.
     """
+    output = output.resolve()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise WeightsError(f"{output} is there already; give another --output, or remove it first.")
     crops = load_crops(read_manifest(data)).crops if data else read_crops(find_stack(EXAMPLE))
     network, weights = read_adapter(adapter, backbone)
     check_gpu()

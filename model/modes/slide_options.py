@@ -34,7 +34,7 @@ class SlideOptions:
         only: classes of detections to classify; empty for all.
         everything: also what MIDOG's files call hard negatives.
         region: name or class of the areas in the detections' file to count figures in; empty for the whole slide.
-        unit: of coordinates in tables that do not say it, `px` or `um`; None for pixels.
+        unit: of coordinates in tables, and points in JSON, that do not say it, `px` or `um`; None for pixels.
         origin: what coordinates are counted from: the corner of the `slide`, or of the `scanned` part; None: the latter
             in QuPath's files.
         prevalence: share of atypical figures to give a posterior for, in (0, 1); None for no posterior.

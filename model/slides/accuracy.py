@@ -18,7 +18,7 @@ LARGEST = 1 << 22
 
 
 def read_accuracy(weights: Path) -> Accuracy | None:
-    """Sensitivity and specificity on held-out slides.
+    """Sensitivity and specificity on held-out slides; of recalibrated weights, on the crops that this was done with.
 
     The crops of a slide are alike, so their intervals, taken over slides, are wider than as many independent crops
     would give. `Accuracy` counts those that would: n = p (1 - p) / standard error², at most the crops there are.
@@ -32,6 +32,8 @@ def read_accuracy(weights: Path) -> Accuracy | None:
     path = weights / METRICS_FILE
     try:
         content = json.loads(read_bounded(path, LARGEST))
+        if "recalibration" in content:  # its operating point is another than the one that `overall` is of
+            content = content["recalibration"] | {"overall": content["recalibration"]["new"]}
         crops, atypical = content["crops"], content["atypical"]
         check_whole("crops", crops, 2, 1 << 40)
         check_whole("atypical", atypical, 1, crops - 1)

@@ -48,7 +48,8 @@ def read_points(content: Any, wanted: Wanted) -> Found:
             middle = nucleus.get("centroid")
             x, y = middle if isinstance(middle, list) and len(middle) == 2 else (None, None)
             found.append(_detection(x, y, nucleus.get("type"), identity))
-    return Found("points in JSON", [replace(point, wanted=wanted.takes(point.classification)) for point in found])
+    asked = [replace(point, wanted=wanted.takes(point.classification)) for point in found]
+    return Found("points in JSON", asked, unit=wanted.unit or "px")
 
 
 def _detection(x: Any, y: Any, label: Any, identity: Any) -> Detection:

@@ -66,6 +66,8 @@ def _from_json(text: str, wanted: Wanted) -> Found:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CropError(f"{wanted.path} is not valid JSON ({error}); export it again.") from error
+    if wanted.unit == "um" and (is_geojson(document) or is_midog(document)):
+        raise CropError(f"{wanted.path} is of a kind that is always in pixels; leave out --unit um, or give a table.")
     if is_geojson(document):
         return read_geojson(document, wanted)
     if is_midog(document):

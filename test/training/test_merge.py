@@ -101,6 +101,16 @@ def test_an_adapter_without_figures_is_merged_all_the_same(tmp_path: Path, caplo
     assert "holds no metrics.json" in caplog.text and not (tmp_path / "merged" / "metrics.json").exists()
 
 
+def test_what_is_there_is_not_merged_over(tmp_path: Path) -> None:
+    """Texts and figures of other weights would stay beside the new tensors."""
+    backbone, adapter, _ = adapted_run(tmp_path)
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "metrics.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"merged is there already; give another --output"):
+        merge(adapter, f"file:{backbone}", tmp_path / "merged", None, None)
+    assert [file.name for file in (tmp_path / "merged").iterdir()] == ["metrics.json"]
+
+
 def test_the_adapter_holds_nothing_of_the_backbone(tmp_path: Path) -> None:
     backbone, adapter, _ = adapted_run(tmp_path)
     names = load_file(adapter / ADAPTER_FILE).keys()

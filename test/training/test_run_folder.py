@@ -144,7 +144,9 @@ def test_a_split_by_source_of_one_source_is_refused_and_the_folder_can_be_used_w
 ) -> None:
     """The sentence says what to do, and doing it is not refused as another configuration."""
     with (
-        pytest.raises(ConfigError, match=r"all crops of .* are of one, 'MIDOG21'; give data\.shift_split= \(nothing\) to"),
+        pytest.raises(
+            ConfigError, match=r"all crops of .* are of one, 'MIDOG21'; give data\.shift_split= \(nothing\) to"
+        ),
         open_run(config_for(data, tmp_path, "data.shift_split=sources")),
     ):
         pass

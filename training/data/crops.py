@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from model.constants import MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CropError
-from model.images.read import read_crops
+from model.images.read import read_stack
 from training.config import AugmentationConfig
 from training.data.augmentation import degrade, draw
 from training.data.duplicates import find_duplicates, pixels_digest
@@ -69,14 +70,21 @@ def load_crops(samples: Sequence[Sample], smallest: int = 1) -> LabelledCrops:
         smallest: least height and width, the network's field of view.
 
     Raises:
-        DataError: a file cannot be read, holds more than one crop, one too small, or one of another size than the rest.
+        DataError: a file cannot be read, holds more than one crop, one too small, one of another size than the rest,
+            or states another resolution than 0.25 µm per pixel.
     """
     crops: list[np.ndarray] = []
     for sample in samples:
         try:
-            pages = read_crops(sample.path)
+            stack = read_stack(sample.path)
         except CropError as error:
             raise DataError(str(error)) from error
+        if stack.mpp is not None and not is_expected(stack.mpp):
+            raise DataError(
+                f"{sample.path} states {stack.mpp:.3g} µm per pixel, but the network learns from crops of "
+                f"{MICROMETRES_PER_PIXEL}: resample it, or remove what it states if that is wrong."
+            )
+        pages = stack.crops
         if len(pages) != 1:
             raise DataError(f"{sample.path} holds {len(pages)} crops; training needs one crop a file.")
         crops.append(pages[0])

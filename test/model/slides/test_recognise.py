@@ -169,6 +169,17 @@ def test_units(tmp_path: Path) -> None:
         read(tmp_path / "b.csv", unit="px")
 
 
+def test_units_of_json(tmp_path: Path) -> None:
+    """Points may be µm where the user says so; what is always in pixels is not taken for µm, nor µm for pixels."""
+    points = write_json(tmp_path / "points.json", {"x": [100], "y": [50]})
+    assert [(d.x, d.y) for _, d in sift(read(points, unit="um"), SLIDE, from_bounds=False).used] == [(400, 200)]
+    assert [(d.x, d.y) for _, d in sift(read(points), SLIDE, from_bounds=False).used] == [(100, 50)]
+    for pixels in (write_geojson(tmp_path / "a.geojson", [point(1, 2)]), write_json(tmp_path / "m.json", midog())):
+        assert read(pixels, unit="px").unit == "px"
+        with pytest.raises(CropError, match="is of a kind that is always in pixels; leave out --unit um"):
+            read(pixels, unit="um")
+
+
 def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compressed file that unpacks to more than is read, more points than are read, and what is no file."""
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"[" + b" " * 5_000_000))

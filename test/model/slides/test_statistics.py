@@ -139,6 +139,23 @@ def test_without_figures_shares_are_not_corrected(
     assert "shares are not corrected" in caplog.text
 
 
+def test_recalibrated_weights_have_the_rates_of_their_own_operating_point(tmp_path: Path) -> None:
+    new = {
+        "sensitivity": {"value": 0.80, "interval_95": [0.72, 0.88]},
+        "specificity": {"value": 0.93, "interval_95": [0.90, 0.96]},
+    }
+    metrics = json.loads((DEFAULT_WEIGHTS / "metrics.json").read_text())
+    metrics["recalibration"] = {"crops": 300, "atypical": 60, "old": metrics["overall"], "new": new}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    accuracy = read_accuracy(tmp_path)
+    assert accuracy is not None
+    assert (accuracy.sensitivity, accuracy.specificity) == (0.80, 0.93)
+    assert accuracy.positives <= 60 and accuracy.negatives <= 240
+    metrics["recalibration"] = []
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert read_accuracy(tmp_path) is None
+
+
 def test_figures_on_one_slide_alone_count_all_crops(tmp_path: Path) -> None:
     shutil.copy(DEFAULT_WEIGHTS / "metrics.json", tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())

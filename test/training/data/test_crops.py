@@ -3,6 +3,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from training.config import AugmentationConfig
 from training.data.crops import BalancedSampler, LabelledCrops, TrainingCrops, load_crops
@@ -45,6 +46,19 @@ def test_crops_of_several_sizes_or_too_small_are_refused_by_name(tmp_path: Path,
     samples = [Sample(tmp_path / f"{name}.png", 0, "", "") for name in "ab"]
     with pytest.raises(DataError, match=r"[ab]\.png is \d x \d pixels; training needs crops of one size, at least 8"):
         load_crops(samples, smallest=8)
+
+
+@pytest.mark.parametrize(("mpp", "refused"), [(0.5, True), (0.2, True), (0.25, False), (0.26, False), (350, False)])
+def test_crops_of_another_resolution_are_refused_by_name(tmp_path: Path, mpp: float, refused: bool) -> None:
+    """The container would rescale them, so the network would never see what it learnt; 350 µm is no microscope's."""
+    dots = 10000 / mpp * 2.54
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", dpi=(dots, dots))
+    samples = [Sample(tmp_path / "a.png", 0, "", "")]
+    if refused:
+        with pytest.raises(DataError, match=rf"a\.png states {mpp} µm per pixel, .* learns from crops of 0\.25"):
+            load_crops(samples)
+    else:
+        assert len(load_crops(samples)) == 1
 
 
 def test_crops_are_rgb(tmp_path: Path) -> None:
