@@ -56,8 +56,8 @@ def chromatin(figure: str, random: np.random.Generator) -> np.ndarray:
             x, y = random.normal(0, 9, 2)
             blob(x, y, random.uniform(2, 6), random.uniform(2, 4), random.uniform(0, 180))
     turn = cv2.getRotationMatrix2D((middle, middle), random.uniform(0, 360), random.uniform(0.9, 1.15))
-    mask = cv2.warpAffine(mask, turn, (SIDE, SIDE))
-    ragged = cv2.GaussianBlur(mask.astype(float) / 255, (0, 0), 1.5) + 0.12 * smooth_noise(random, 1.5)
+    turned = cv2.warpAffine(mask, turn, (SIDE, SIDE))
+    ragged = cv2.GaussianBlur(turned.astype(float) / 255, (0, 0), 1.5) + 0.12 * smooth_noise(random, 1.5)
     return cv2.GaussianBlur(np.clip((ragged - 0.35) * 4, 0, 1), (0, 0), 0.9)
 
 

@@ -1,12 +1,13 @@
 """The large recipe at its true size with random weights: transformers' network, training, merge, weights folder.
 
-    python test/tools/full_size.py DIR --output model/weights/random-hplus
+    .venv/bin/python test/tools/full_size.py DIR --output runs/random-hplus [--size small]
 
 DIR holds crops and manifest.csv. Makes a random DINOv3 ViT-H+/16 of transformers (840 M parameters) and saves it as the
 Hugging Face folder that a user downloads; loads that through `network.pretrained` and compares the pooled tokens; takes
 three optimisation steps of the recipe on real crops; saves the adapter, merges it, compares and stores the weights;
 merges the saved adapter a second time as another machine would, and compares the bytes. Needs 16 GB of memory, 8 GB of
-disk, and on two cores some ten minutes. Prints JSON. The weights know nothing; they are for running, not for use.
+disk, and on two cores some ten minutes; a small network (22 M parameters), which tries the script out, a minute. Prints
+JSON. The weights know nothing; they are for running, not for use.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
@@ -38,25 +40,28 @@ from training.merge import merge
 from training.network.cost import describe
 from training.network.pretrained import load_pretrained
 from training.train import CONFIGS
-from training.weights import merge_checked, save_adapter, save_checked, weights_config
+from training.weights import Adapter, Stored, merge_checked, save_checked, weights_config
 
-BACKBONE = "vit_huge_plus_patch16_dinov3_qkvb"
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": (
+        "vit_huge_plus_patch16_dinov3_qkvb",
+        {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+        | {"use_gated_mlp": True, "hidden_act": "silu"},
+    ),
+    "small": (
+        "vit_small_patch16_dinov3_qkvb",
+        {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
+    ),
+}
+"""timm's and transformers' description of a network."""
+
 STEPS, BATCH = 3, 2
 
 
-def write_random_model(folder: Path) -> torch.Tensor:
-    """Saves a random ViT-H+/16 as Hugging Face does; returns the pooled token (1, 1280) of `noise_image`."""
+def write_random_model(folder: Path, shape: dict[str, Any]) -> torch.Tensor:
+    """Saves a random network as Hugging Face does; returns the pooled token (1, width) of `noise_image`."""
     torch.manual_seed(0)
-    config = DINOv3ViTConfig(
-        hidden_size=1280,
-        intermediate_size=5120,
-        num_hidden_layers=32,
-        num_attention_heads=20,
-        num_register_tokens=4,
-        use_gated_mlp=True,
-        hidden_act="silu",
-    )
-    reference = DINOv3ViTModel(config).eval()
+    reference = DINOv3ViTModel(DINOv3ViTConfig(num_register_tokens=4, **shape)).eval()
     with torch.no_grad():
         for parameter in reference.parameters():  # nothing may be left at a value that hides a mistake
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
@@ -73,9 +78,9 @@ def noise_image() -> torch.Tensor:
     return torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
-def token_difference(folder: Path, expected: torch.Tensor) -> float:
+def token_difference(folder: Path, backbone_name: str, expected: torch.Tensor) -> float:
     """Largest difference of timm's pooled token, relative to the largest value of transformers'."""
-    backbone = timm.create_model(BACKBONE, num_classes=0, global_pool="token", qkv_fused=False).eval()
+    backbone = timm.create_model(backbone_name, num_classes=0, global_pool="token", qkv_fused=False).eval()
     load_pretrained(backbone, f"file:{folder}")
     with torch.inference_mode():
         return float((backbone(noise_image()) - expected).abs().max() / expected.abs().max())
@@ -86,17 +91,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DIR", help="folder with manifest.csv and the crops")
     parser.add_argument("--output", type=Path, required=True, help="weights folder to write")
+    parser.add_argument("--size", choices=SIZES, default="full", help="of the network (default: %(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    figures: dict = {}
+    backbone, shape = SIZES[arguments.size]
+    figures: dict[str, Any] = {}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.output.parent) as name:
         scratch = Path(name)
-        figures["token_difference"] = token_difference(scratch / "hf", write_random_model(scratch / "hf"))
+        figures["token_difference"] = token_difference(
+            scratch / "hf", backbone, write_random_model(scratch / "hf", shape)
+        )
         config = load_config(
             CONFIGS / "dinov3_hplus.yaml",
             [
                 f"data.root={arguments.data}",
-                f"network.backbone={BACKBONE}",
+                f"network.backbone={backbone}",
                 f"network.pretrained=file:{scratch / 'hf'}",
                 "data.workers=0",
                 f"optimisation.batch_size={BATCH}",
@@ -118,10 +128,12 @@ def main() -> None:
         weights = weights_config(config, Calibration(), {"overall": {}, "crops": len(crops)})
         texts = {"training.yaml": to_yaml(config), "README.md": "Random weights of the true size; for running only.\n"}
         adapter = scratch / "adapter"
-        save_adapter(adapter, network, weights, texts)
+        Adapter.of(network, weights, texts).save(adapter)
         figures["adapter_mib"] = round(sum(file.stat().st_size for file in adapter.iterdir()) / 2**20, 1)
         network = merge_checked(network, crops.crops, Inference(accelerator, weights.preprocessing))
-        figures["stored"] = save_checked(arguments.output, network, weights, crops.crops, accelerator)
+        figures["stored"] = save_checked(
+            arguments.output, Stored(network, weights, network.state_dict()), crops.crops, accelerator
+        )
         del network
         for file, text in texts.items():
             (arguments.output / file).write_text(text, encoding="utf-8")

@@ -81,12 +81,9 @@ def good_files(folder: Path) -> list[Path]:
     image = sitk.GetImageFromArray(stack, isVector=True)
     for name, compressed in (("plain", False), ("deflate", True)):
         sitk.WriteImage(image, str(folder / f"{name}.mha"), compressed)
-    for name, options in (
-        ("picture.png", []),
-        ("picture.jpg", []),
-        ("progressive.jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
-    ):
-        cv2.imwrite(str(folder / name), stack[0], options)
+    for name in ("picture.png", "picture.jpg"):
+        cv2.imwrite(str(folder / name), stack[0])
+    cv2.imwrite(str(folder / "progressive.jpg"), stack[0], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
     cv2.imwrite(str(folder / "restart.jpg"), stack[0], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])
     return sorted(folder.iterdir())
 
@@ -100,7 +97,7 @@ def mutate_tiff(content: bytearray, dice: random.Random) -> None:
     """Changes a tag, the chain of directories or the number of tags; classic TIFF and BigTIFF, little-endian."""
     big = content[2] == 43
     (at,) = struct.unpack_from("<Q" if big else "<I", content, 8 if big else 4)
-    offsets = []
+    offsets: list[int] = []
     while at and at + 8 < len(content) and at not in offsets and len(offsets) < 50:
         offsets.append(at)
         (tags,) = struct.unpack_from("<Q" if big else "<H", content, at)
@@ -172,12 +169,12 @@ def mutate_parts(parts: list[bytes], dice: random.Random, change: Callable[[byte
 
 def changed_bytes(part: bytes, dice: random.Random) -> bytes:
     """Some bytes with a number or noise in them."""
-    part = bytearray(part)
-    if part:
+    changed = bytearray(part)
+    if changed:
         size = dice.choice([1, 2, 4])
-        at = dice.randrange(len(part))
-        part[at : at + size] = other_number(dice, size)
-    return bytes(part)
+        at = dice.randrange(len(changed))
+        changed[at : at + size] = other_number(dice, size)
+    return bytes(changed)
 
 
 def mutate_png(content: bytearray, dice: random.Random) -> None:
@@ -312,7 +309,8 @@ def count_flips(number: int, seed: int) -> int:
         folder = Path(name)
         good = {path.name: path for path in good_files(folder)}
         for kind in ("deflate.tif", "plain.tif", "deflate.mha", "plain.mha"):
-            content, counts = good[kind].read_bytes(), Counter()
+            content = good[kind].read_bytes()
+            counts: Counter[str] = Counter()
             anywhere = random.Random(seed).sample(range(8 * len(content)), min(number, 8 * len(content)))
             for bit in sorted({*anywhere, *bits_beside_pixels(good[kind])}):
                 changed = bytearray(content)
