@@ -98,7 +98,7 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
     """Slides and detections on them."""
     predictor = loader.predictor(every_gpu=True)
     from model.modes.slide import classify_slide
-    from model.modes.slide_list import SLIDES, classify_slides, read_slide_list
+    from model.modes.slide_list import SLIDES, classify_slides, of_shard, read_slide_list
     from model.modes.slide_options import SlideOptions, SlideTask
     from model.modes.slide_tables import FAILURES
 
@@ -116,10 +116,11 @@ def run_slide(arguments: argparse.Namespace, loader: Loader) -> int:
     )
     slide, *detections, target = arguments.paths
     if not detections:
-        tasks = read_slide_list(slide, target)
+        every = read_slide_list(slide, target)
+        tasks = of_shard(every, options.shard)
         prepare_report(arguments.report, [target, *(task.target for task in tasks)])
         explain = explainer(arguments, predictor)
-        failed = classify_slides(predictor, tasks, target, options)
+        failed = classify_slides(predictor, every, target, options)
         if arguments.report:
             from model.report.slides import report_slides
 
@@ -171,9 +172,11 @@ def explainer(arguments: argparse.Namespace, predictor: "Predictor") -> "Explain
 def run_merge(arguments: argparse.Namespace, _: Loader) -> int:
     """What one run would have written, from shards."""
     from model.modes.merge import merge
+    from model.modes.shard import read_note
 
     failed = merge(arguments.target, arguments.shards)
-    prepare_report(False, [arguments.target, *(file for file in arguments.target.iterdir() if file.is_dir())])
+    slides = read_note(arguments.shards[0]).slides  # other folders there are not the merge's
+    prepare_report(False, [arguments.target, *(arguments.target / name for name in slides)])
     logger.info("%d shards; wrote %s", len(arguments.shards), arguments.target)
     if failed:
         raise CropError(failed)

@@ -36,16 +36,15 @@ def order(name: str) -> tuple[str, ...]:
 def list_images(root: Path, say: bool = True) -> Iterator[Listed]:
     """The images of a tree, in `order`; hidden files and folders are left out.
 
-    Links to folders are followed, but never back up and never twice to the same folder.
+    Links to folders are followed, but never back up, never twice to the same folder, and not to one inside the tree.
 
     Args:
         root: the folder.
         say: log the links that are passed over.
     """
-    followed: set[tuple[int, int]] = set()
-    # For each folder on the way down: its (device, inode), its name below root, and what is left of it.
-    here = _identity(root)
-    way = [(here, _sorted_entries(root, ""))]
+    followed: set[tuple[int, int]] = set()  # what was entered by a link, and what lies below: the rest cannot be twice
+    # For each folder on the way down: its (device, inode), what is left of it, and whether a link led here.
+    way = [(_identity(root), _sorted_entries(root, ""), False)]
     while way:
         entry = next(way[-1][1], None)
         if entry is None:
@@ -55,14 +54,24 @@ def list_images(root: Path, say: bool = True) -> Iterator[Listed]:
             yield entry
             continue
         name, is_link = entry
-        identity = _identity(root / name)
-        if identity in [above for above, _ in way] or (is_link and identity in followed):
+        identity, linked = _identity(root / name), is_link or way[-1][2]
+        known = identity in [above for above, *_ in way] or (linked and identity in followed)
+        if known or (is_link and _is_listed(root, root / name)):
             if say:
-                logger.warning("%s is a link to a folder that is read already; it was passed over.", root / name)
+                logger.warning("%s leads to a folder that is read at another place; it was passed over.", root / name)
             continue
-        if is_link:
+        if linked:
             followed.add(identity)
-        way.append((identity, _sorted_entries(root, name)))
+        way.append((identity, _sorted_entries(root, name), linked))
+
+
+def _is_listed(root: Path, link: Path) -> bool:
+    """Whether what a link leads to is itself in the tree, and not hidden there."""
+    try:
+        inside = link.resolve().relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # it lies elsewhere, or the links go round
+        return False
+    return not any(part.startswith(".") for part in inside.parts)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.errors import PredictionError, one_line
 from model.network.weights_folder import begin_reading, choose_weights
 from model.speed.imports import lean_start
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import: what is wrong with a case is said before that
     from model.predictor import Predictor
+
+
+logger = logging.getLogger(__name__)
 
 
 class Loader:
@@ -54,9 +59,19 @@ class Loader:
 
                 self._predictor = Predictor(self._folder, self.device, self.view_set)
                 if every_gpu:
-                    from model.device import further_gpus
-
-                    self._predictor.copies = [
-                        Predictor(self._folder, str(gpu), self.view_set) for gpu in further_gpus(self._predictor.device)
-                    ]
+                    self._predictor.copies = self._copies(self._predictor)
         return self._predictor
+
+    def _copies(self, first: Predictor) -> list[Predictor]:
+        """The same network on all further GPUs that hold it."""
+        from model.device import further_gpus
+        from model.predictor import Predictor
+
+        assert self._folder is not None
+        copies = []
+        for gpu in further_gpus(first.device):
+            try:
+                copies.append(Predictor(self._folder, str(gpu), self.view_set))
+            except PredictionError as error:  # as where somebody else's job fills its memory
+                logger.warning("%s is left out: %s", gpu, one_line(error))
+        return copies

@@ -6,6 +6,7 @@ input, weights and settings, that each holds what belongs to it and nothing else
 
 import contextlib
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from model.modes.writing import lock
 
 _MERGE = {"folder": merge_folder, "slide": merge_slide, "slides": merge_slide_list}
 _LISTED = 10
+
+FILES_A_SHARD, SPARE_FILES = 4, 64
+"""Files that are open at a time: of each shard its lock and its tables, and all others."""
 
 
 def merge(target: Path, folders: Sequence[Path]) -> str:
@@ -37,10 +41,28 @@ def merge(target: Path, folders: Sequence[Path]) -> str:
     shards = _in_order(folders)
     if target.exists() and any(target.samefile(folder) for folder in folders):
         raise CaseError(f"{target} is one of the shards; give another folder for the result.")
+    _allow_files(SPARE_FILES + FILES_A_SHARD * len(folders))
     with contextlib.ExitStack() as held:
         for folder in folders:
             held.enter_context(_locked(folder))
         return _MERGE[shards[0][1].kind](target, shards)
+
+
+def _allow_files(count: int) -> None:
+    """Lets this process have so many files open at a time: all shards are read side by side.
+
+    Raises:
+        CaseError: the system does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < count:
+        if hard != unlimited and hard < count:
+            raise CaseError(
+                f"So many shards need {count} open files at a time, and this system allows {hard} (ulimit -Hn); run "
+                "fewer, larger shards, or have the limit raised."
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 @contextlib.contextmanager

@@ -137,8 +137,10 @@ def _check(found: _Found, folder: Path) -> None:
     if found.figure is None:
         return
     feature = found.feature or {}
-    measurements = (feature.get("properties") or {}).get("measurements") or {}
-    if feature.get("type") != "Feature" or measurements.get("P(atypical)") != found.figure.confidence:
+    properties = feature.get("properties")
+    measurements = properties.get("measurements") if isinstance(properties, dict) else None
+    p = measurements.get("P(atypical)") if isinstance(measurements, dict) else None
+    if feature.get("type") != "Feature" or p != found.figure.confidence:
         raise altered(folder, f"{GEOJSON} does not tell of detection {found.number} as {PREDICTIONS} does")
 
 

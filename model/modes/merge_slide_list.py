@@ -6,9 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from model.modes.shard import Shards, altered
+from model.modes.shard import Shards, altered, clear_note
 from model.modes.slide_list import COLUMNS, SLIDES
-from model.modes.slide_tables import CROPS, FAILURES, GEOJSON, LEFT_OUT, PREDICTIONS, RUN, SUMMARY, SlideTables
+from model.modes.slide_tables import (
+    CROPS,
+    FAILURES,
+    GEOJSON,
+    LEFT_OUT,
+    PREDICTIONS,
+    RUN,
+    SUMMARY,
+    SlideTables,
+    forget_result,
+)
 from model.modes.writing import Whole, lock, make_folder, open_own, read_own, unwritable, write_bytes
 
 LARGEST_TABLE = 1 << 26
@@ -33,10 +43,14 @@ def merge_slide_list(target: Path, shards: Shards) -> str:
     names = shards[0][1].slides
     held = lock(target)
     try:
+        clear_note(target)
         (target / SLIDES).unlink(missing_ok=True)
         for name in names:
+            clear_note(target / name)
             if (where[name] / name / SUMMARY).exists():
                 _copy(where[name] / name, target / name)
+            else:
+                forget_result(target / name)
         with Whole(target / SLIDES) as file:
             csv.writer(file).writerows([COLUMNS, *(rows[name] for name in names)])
     except OSError as error:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from model.errors import CaseError, CropError, one_line
 from model.files import read_bounded
-from model.modes.shard import ShardNote, clear_note, write_note
+from model.modes.shard import Shard, ShardNote, clear_note, write_note
 from model.modes.slide import classify_slide
 from model.modes.slide_options import SlideOptions, SlideTask
-from model.modes.slide_tables import SUMMARY
+from model.modes.slide_tables import ChangedInputError, forget_result
 from model.modes.writing import Whole, lock, to_cell, unwritable
 from model.predictor import Predictor
 
@@ -132,8 +132,15 @@ def _folder_name(slide: Path, taken: dict[str, int]) -> str:
     return unique
 
 
+def of_shard(tasks: Sequence[SlideTask], shard: Shard | None) -> list[SlideTask]:
+    """The slides that belong to a shard; all where there is none."""
+    return [task for task in tasks if shard is None or shard.takes(task.target.name)]
+
+
 def classify_slides(predictor: Predictor, tasks: Sequence[SlideTask], target: Path, options: SlideOptions) -> int:
     """Classifies the detections of several slides; one that cannot be used does not stop the others.
+
+    A run that goes on begins those again that have changed meanwhile.
 
     Args:
         predictor: the network.
@@ -145,10 +152,11 @@ def classify_slides(predictor: Predictor, tasks: Sequence[SlideTask], target: Pa
         How many slides, or some of their crops, could not be read.
 
     Raises:
-        CaseError: results cannot be written, or another process writes there.
+        CaseError: results cannot be written, another process writes there, or a run to go on with has other weights,
+            views or options.
     """
     shard, each = options.shard, replace(options, shard=None)
-    tasks, every = [task for task in tasks if shard is None or shard.takes(task.target.name)], tasks
+    tasks, every = of_shard(tasks, shard), tasks
     held = lock(target)
     try:
         clear_note(target)
@@ -157,13 +165,17 @@ def classify_slides(predictor: Predictor, tasks: Sequence[SlideTask], target: Pa
             logger.info("Slide %d of %d: %s", number, len(tasks), task.slide)
             found, reason = {}, ""
             try:
-                done = classify_slide(predictor, task, each)
+                try:
+                    done = classify_slide(predictor, task, each)
+                except ChangedInputError:
+                    logger.info("%s or its detections have changed: they are begun again.", task.slide)
+                    done = classify_slide(predictor, task, replace(each, resume=False))
                 found = done.summary["statistics"]
                 reason = f"{done.failed} crops could not be read" if done.failed else ""
             except CropError as error:
                 reason = one_line(error)
                 logger.warning("%s", reason)
-                (task.target / SUMMARY).unlink(missing_ok=True)  # of an earlier run
+                forget_result(task.target)
             failed += bool(reason)
             shown = [json.dumps(found[name]) if found.get(name) is not None else "" for name in _FIGURES]
             rows.append([to_cell(str(task.slide)), task.target.name, *shown, to_cell(reason)])

@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from model.errors import CaseError
@@ -39,6 +40,14 @@ _LARGEST_RUN_JSON = 1 << 20
 
 Numbered = tuple[int, Detection]
 """A detection with its number in its file, counted from 0."""
+
+
+OF_INPUT = ("slide", "detections", "mpp")
+"""Settings of a run that tell what it is of."""
+
+
+class ChangedInputError(CaseError):
+    """The run that is there is of another slide or other detections, and otherwise the same."""
 
 
 @dataclass
@@ -70,8 +79,7 @@ class SlideTables(OwnFolder):
             go_on = resume and (self.folder / RUN).exists()
             progress = self._progress_of(settings) if go_on else SlideProgress(settings, 0, dict.fromkeys(COLUMNS, 0))
             clear_note(self.folder)
-            for name in (GEOJSON, SUMMARY):  # of an earlier run
-                (self.folder / name).unlink(missing_ok=True)
+            forget_result(self.folder)
             self._progress = progress
             if go_on:
                 for name, size in self._progress.sizes.items():
@@ -198,8 +206,11 @@ class SlideTables(OwnFolder):
 
     def _progress_of(self, settings: dict[str, Any]) -> SlideProgress:
         progress = self.noted()
-        if progress.settings != settings:
-            raise CaseError(
+        noted = progress.settings if isinstance(progress.settings, dict) else {}
+        if noted != settings:
+            of_input = {name: settings[name] for name in OF_INPUT}
+            kind = ChangedInputError if noted | of_input == settings else CaseError
+            raise kind(
                 f"{self.folder} holds a run with another slide, other detections, weights or options; run again "
                 "without --resume."
             )
@@ -208,6 +219,16 @@ class SlideTables(OwnFolder):
     def contradiction(self, what: str) -> CaseError:
         """The error that what is found here cannot be gone on with."""
         return CaseError(f"{self.folder} holds a run that cannot go on: {what}; run again without --resume.")
+
+
+def forget_result(folder: Path) -> None:
+    """Removes what an earlier run has found: the slide's numbers, and the points for QuPath.
+
+    Raises:
+        OSError: they cannot be removed.
+    """
+    for name in (GEOJSON, SUMMARY):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _place(number: int, detection: Detection) -> tuple[object, ...]:

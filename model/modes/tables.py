@@ -263,7 +263,7 @@ def read_records(folder: Path, progress: Progress) -> Iterator[Record]:
                 failed, reason = next(failures)
                 if failed != cell:
                     raise _contradiction(folder, f"{FAILURES} does not tell of {image.name}")
-                yield Record(image, reason=reason or "unknown")
+                yield Record(image, reason=from_cell(reason) or "unknown")
                 continue
             results = []
             for index in range(int(crops)):

@@ -14,6 +14,7 @@ import torch
 
 from model import device as device_module
 from model.device import further_gpus
+from model.errors import PredictionError
 from model.modes import folder as folder_module
 from model.modes.folder import classify_folder
 from model.modes.in_order import predict_in_order
@@ -123,3 +124,19 @@ def test_the_modes_for_many_crops_load_a_copy_for_each(small_weights: Path, monk
     assert not Loader(small_weights, "auto", "d4").predictor().copies
     assert len(Loader(small_weights, "auto", "d4").predictor(every_gpu=True).copies) == 2
     assert built == ["auto", "auto", "cuda:1", "cuda:2"]
+
+
+def test_a_further_gpu_that_does_not_hold_the_network_is_left_out(
+    small_weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full:
+        def __init__(self, folder: Path, device: str, view_set: str) -> None:
+            if device == "cuda:1":
+                raise PredictionError("The memory of cuda:1 does not hold the network.")
+            self.device, self.copies = torch.device(device if device != "auto" else "cuda"), []
+
+    gpus(monkeypatch, [True, True, True])
+    monkeypatch.setattr("model.predictor.Predictor", Full)
+    copies = Loader(small_weights, "auto", "d4").predictor(every_gpu=True).copies
+    assert [str(copy.device) for copy in copies] == ["cuda:2"]
+    assert "cuda:1 is left out: The memory of cuda:1 does not hold" in caplog.text

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from model.modes.slide import classify_slide
 from model.modes.slide_list import classify_slides, read_slide_list
 from model.modes.slide_options import SlideOptions, SlideTask
 from model.predictor import Predictor
+from model.slides.output import write_features
 
 COUNT = 3
 SHARD_1_OF_4 = ["000003.png", "000006.png", "000007.png", "000008.png", "000010.png", "000013.png"]
@@ -195,6 +197,13 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(content))
 
 
+def edit_features(folder: Path, change: Callable[[dict], object]) -> None:
+    features = json.loads((folder / "detections.geojson").read_text())["features"]
+    change(features[0])
+    with (folder / "detections.geojson").open("w") as file:
+        write_features(file, features)
+
+
 def retell(folder: Path) -> None:
     """Lets a shard tell of an image of another shard."""
     for name in ("files.csv", "predictions.csv"):
@@ -287,6 +296,8 @@ def set_confidence(folder: Path) -> None:
         drop_a_feature,
         set_confidence,
         lambda folder: (folder / "detections.geojson").write_text("{"),
+        lambda folder: edit_features(folder, lambda feature: feature.update(properties=[1])),
+        lambda folder: edit_features(folder, lambda feature: feature["properties"].update(measurements="x")),
         lambda folder: (folder / "detections.geojson").unlink(),
         lambda folder: (folder / "left_out.csv").write_text("detection\n"),
         lambda folder: edit(folder / "summary.json", lambda said: said["detections"].update(read=12)),
@@ -335,6 +346,77 @@ def test_shards_of_a_table_of_slides_give_what_one_run_gives(
         tasks = read_slide_list(table, folders[1])
         classify_slides(predictor, tasks, folders[1], replace(options, shard=Shard(2, 2)))
         merge(tmp_path / "again", folders)
+
+
+def test_a_slide_that_fails_now_leaves_nothing_of_an_earlier_merge(
+    tmp_path: Path, slide_task: SlideTask, predictor: Predictor
+) -> None:
+    for name in "ab":
+        shutil.copy(slide_task.slide, tmp_path / f"{name}.tif")
+    table = tmp_path / "slides.csv"
+    table.write_text("slide,detections\na.tif,detections.geojson\nb.tif,detections.geojson\n")
+    folders = [tmp_path / str(shard.number) for shard in shards(2)]
+    for damaged in (False, True):
+        if damaged:
+            (tmp_path / "b.tif").write_bytes(b"no slide")
+        for shard, folder in zip(shards(2), folders, strict=True):
+            classify_slides(predictor, read_slide_list(table, folder), folder, SlideOptions(shard=shard))
+        said = merge(tmp_path / "merged", folders)
+    assert said.startswith("1 of 2 slides could not be read in full; ")
+    results = sorted(str(file.relative_to(tmp_path / "merged")) for file in (tmp_path / "merged").rglob("*.*json"))
+    assert [name for name in results if name.startswith("b/")] == ["b/run.json"]
+    assert {"a/summary.json", "a/detections.geojson"} <= {*results}
+
+
+def test_pages_beside_the_merged_ones_stay(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:
+    """Shards that lie below the folder they are merged into keep theirs, and what has nothing to do with them, too."""
+    write_images(tmp_path / "in", crops)
+    (tmp_path / "out" / "other").mkdir(parents=True)
+    script = [sys.executable, REPOSITORY / "process.py"]
+    for shard in shards(2):
+        own = tmp_path / "out" / str(shard.number)
+        arguments = ["folder", tmp_path / "in", own, "--weights", small_weights, "--shard", str(shard), "--report"]
+        subprocess.run([*script, *arguments], check=False, capture_output=True)
+    for place in (".", "other"):
+        shutil.copy(tmp_path / "out" / "1" / "report.html", tmp_path / "out" / place)
+    subprocess.run([*script, "merge", tmp_path / "out", tmp_path / "out/1", tmp_path / "out/2"], check=False)
+    left = sorted(str(page.parent.relative_to(tmp_path / "out")) for page in tmp_path.rglob("report.html"))
+    assert left == ["1", "2", "other"]
+
+
+def test_more_shards_than_files_may_be_open(
+    tmp_path: Path, crops: list[np.ndarray], predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_images(tmp_path / "in", crops)
+    classify_folder(predictor, source, tmp_path / "whole", FolderOptions())
+    folders = [tmp_path / str(shard.number) for shard in shards(40)]
+    for shard, folder in zip(shards(40), folders, strict=True):
+        classify_folder(predictor, source, folder, FolderOptions(shard=shard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        merge(tmp_path / "merged", folders)
+        assert files(tmp_path / "merged") == files(tmp_path / "whole")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+        with pytest.raises(CaseError, match=r"shards need 224 open files at a time, and this system allows 100"):
+            merge(tmp_path / "again", folders)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_reason_that_begins_like_a_formula_is_merged_as_it_is(
+    tmp_path: Path, crops: list[np.ndarray], predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "-in", crops)
+    monkeypatch.chdir(tmp_path)
+    source = Path("-in")  # which the sentences begin with
+    classify_folder(predictor, source, tmp_path / "whole", FolderOptions())
+    for shard in shards():
+        classify_folder(predictor, source, tmp_path / str(shard.number), FolderOptions(shard=shard))
+    merge(tmp_path / "merged", [tmp_path / str(shard.number) for shard in shards()])
+    assert files(tmp_path / "merged") == files(tmp_path / "whole")
+    assert b",'-in/broken.png" in (tmp_path / "whole" / "failures.csv").read_bytes()
 
 
 def test_the_command_line(tmp_path: Path, crops: list[np.ndarray], small_weights: Path) -> None:

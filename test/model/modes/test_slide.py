@@ -446,6 +446,27 @@ def test_a_table_of_slides(tmp_path: Path, task: SlideTask, predictor: Predictor
     assert (tmp_path / "all" / "slides.csv").read_bytes() == before
 
 
+def test_a_table_goes_on_with_slides_that_have_changed(
+    tmp_path: Path, task: SlideTask, predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are begun again; other weights or options are refused as for one slide."""
+    shutil.copy(task.slide, tmp_path / "second.tif")
+    table = tmp_path / "slides.csv"
+    table.write_text("slide,detections\nslide.tif,detections.geojson\nsecond.tif,detections.geojson\n")
+    tasks = read_slide_list(table, tmp_path / "all")
+    assert classify_slides(predictor, tasks, tmp_path / "all", SlideOptions()) == 0
+    before = (tmp_path / "all" / "slides.csv").read_bytes()
+    kept = (tmp_path / "all" / "second" / "run.json").stat()
+    shutil.copy(tmp_path / "second.tif", tmp_path / "slide.tif")  # now newer
+    with caplog.at_level(logging.INFO):
+        assert classify_slides(predictor, tasks, tmp_path / "all", SlideOptions(resume=True)) == 0
+    assert (tmp_path / "all" / "slides.csv").read_bytes() == before
+    assert caplog.text.count("have changed: they are begun again") == 1
+    assert (tmp_path / "all" / "second" / "run.json").stat().st_mtime_ns == kept.st_mtime_ns
+    with pytest.raises(CaseError, match="weights or options; run again without --resume"):
+        classify_slides(predictor, tasks, tmp_path / "all", SlideOptions(resume=True, prevalence=0.1))
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
