@@ -68,7 +68,10 @@ def evaluate_results(arguments: argparse.Namespace) -> None:
 
     Raises:
         UsageError: the official evaluation would refuse these results; after the figures of what it would take.
+        WeightsError: the output is a weights folder.
     """
+    if arguments.output is not None:
+        weights_report.check_output(arguments.output)
     results, problems = platform_results.read_results(arguments.what)
     cases, aliases = read_truth(arguments.truth)
     scored = platform_results.score(results, cases, aliases)

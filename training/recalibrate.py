@@ -7,6 +7,7 @@ the fit, and whether so many crops are enough. --replace changes the folder itse
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -79,8 +80,19 @@ def write_recalibrated(source: Path, output: Path, recalibrated: Recalibrated, c
         shutil.rmtree(earlier, ignore_errors=True)
     except (OSError, shutil.Error) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _put_back(output)
         raise WeightsError(f"{output} cannot be written ({error}); give another --output.") from error
     return config
+
+
+def _put_back(output: Path) -> None:
+    """Ends what an interrupted replacement has left: the earlier weights are put back where the new ones never came."""
+    earlier = output.with_name(f".{output.name}.earlier")
+    if output.exists():
+        shutil.rmtree(earlier, ignore_errors=True)
+    elif earlier.exists():
+        earlier.rename(output)
 
 
 def _with_note(text: str, old: WeightsConfig, new: WeightsConfig, sentence: str) -> str:
@@ -127,11 +139,12 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: with a sentence for the user.
     """
-    weights = arguments.weights
-    refuse_address(weights)
+    refuse_address(arguments.weights)
+    weights = arguments.weights.resolve()
     if arguments.output is None and not arguments.replace:
         raise WeightsError(f"Say where the new weights go, --output DIR, or --replace to change {weights} itself.")
-    output = arguments.output or weights
+    output = arguments.output.resolve() if arguments.output else weights
+    _put_back(output)
     if output.exists() and not arguments.replace:
         raise WeightsError(f"{output} is there already; give another --output, or --replace to replace it.")
     if output.exists() and not (output / CONFIG_FILE).is_file():

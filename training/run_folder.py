@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from accelerate import Accelerator
 
-from model.files import write_whole
+from model.files import read_bounded, write_whole
 from model.network.weights_folder import CONFIG_FILE
 from training.config import Config, ConfigError, flat, to_yaml
 from training.data.crops import LabelledCrops, load_crops, without_duplicates
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 LOG = "training.log"
 """What the first process of a run says, in the run's folder and beside the weights."""
+
+CONFIG = "config.yaml"
+LARGEST_CONFIG = 1 << 20
+"""Bytes of it that are read; ours has some thousand."""
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -64,7 +69,7 @@ def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iter
     settings = identity(config)
     for path, note in begun.items():
         _refuse_others(path, {key: note.get(key) for key in settings}, settings)
-    _check_output(Path(config.output), replace or bool(begun) or smoke)
+    _check_output(Path(config.output), replace or smoke or (bool(begun) and _begun_for(folder) == config.output))
     accelerator = accelerator_for(config)
     check_network(config)
     config = choose_checkpointing(config, accelerator.device, accelerator.num_processes)
@@ -79,7 +84,7 @@ def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iter
         for path, note in begun.items():
             _refuse_others(path, note, settings)
         if accelerator.is_main_process:
-            write_whole(folder / "config.yaml", to_yaml(config))
+            write_whole(folder / CONFIG, to_yaml(config))
         if config.loss.phases > 0:
             known = sum(bool(sample.phases) for sample in crops.samples)
             logger.info("Of %d of the %d crops a phase of mitosis is known (loss.phases).", known, len(crops))
@@ -94,6 +99,15 @@ def _check_output(output: Path, replace: bool) -> None:
         raise ConfigError(f"{output} holds other things than weights; give another output=DIR.")
     if not replace:
         raise ConfigError(f"{output} holds the weights of another run; give another output=DIR, or --replace them.")
+
+
+def _begun_for(folder: Path) -> str | None:
+    """The `output` of the run that is in a folder, to replace which has been asked for already; None if unknown."""
+    try:
+        content = yaml.safe_load(read_bounded(folder / CONFIG, LARGEST_CONFIG))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return content.get("output") if isinstance(content, dict) else None
 
 
 def _make_folders(config: Config, smoke: bool, accelerator: Accelerator) -> None:

@@ -3,10 +3,13 @@
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 
@@ -36,6 +39,7 @@ def fit_side_by_side(command: Sequence[str], fits: Sequence[str], jobs: int) -> 
 
     Raises:
         FitError: a fit has failed; the others have been ended, too, and would go on after their last epoch.
+        KeyboardInterrupt: this process was told to end, by SIGINT or SIGTERM; the fits have been ended.
     """
     places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     for number in range(jobs):
@@ -56,7 +60,7 @@ def fit_side_by_side(command: Sequence[str], fits: Sequence[str], jobs: int) -> 
         places.put(place)
         return process.returncode
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with _interrupted_by_sigterm(), ThreadPoolExecutor(jobs) as pool:
         outcomes = {pool.submit(run, fit): fit for fit in fits}
         try:
             for done in as_completed(outcomes):
@@ -66,6 +70,20 @@ def fit_side_by_side(command: Sequence[str], fits: Sequence[str], jobs: int) -> 
         finally:
             stopping = True
             _end(list(running.values()))
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Otherwise this process would die of it at once, and its fits go on beside those of the next start."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _place(number: int, jobs: int) -> dict[str, str]:

@@ -272,6 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="push the weights, or the adapter alone")
     parser.add_argument("--describe", action="store_true", help="print what the recipe costs as JSON, and stop")
     parsed = parser.parse_intermixed_args(arguments)
+    part = parsed.describe, parsed.only is not None, parsed.smoke
+    if sum(part) > 1:
+        parser.error("give one of --describe, --only and --smoke")
+    if any(part) and (parsed.jobs != 1 or parsed.push_to_hub):
+        parser.error("--jobs and --push-to-hub are for whole runs; leave them out with --describe, --only and --smoke")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     path = CONFIGS / f"{parsed.recipe}.yaml"
     try:

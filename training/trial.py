@@ -51,7 +51,10 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     Raises:
         UserError: with a sentence for the user.
     """
-    config = load_config(CONFIGS / f"{recipe}.yaml", ["data.shift_split=''", *overrides, f"run={RUNS / name}"])
+    config = load_config(
+        CONFIGS / f"{recipe}.yaml",
+        ["data.shift_split=", *overrides, f"run={RUNS / name}", f"output={RUNS / name / 'none'}"],
+    )
     start = time.perf_counter()
     with open_run(config) as run:
         split = dataclasses.replace(run.splits[0], calibrating=[])  # trials are compared with trials: half as many fits

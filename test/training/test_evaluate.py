@@ -118,6 +118,15 @@ def test_the_mode_for_folders_can_be_scored_against_a_manifest(
     assert f"{both[1]['overall']['roc_auc']['value']:.3f} (" in page.text and ".png, crop 1" in page.text
 
 
+def test_results_are_not_scored_into_a_weights_folder(data: Path, small_weights: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(small_weights, tmp_path / "weights"))
+    classify_folder(Predictor(small_weights, "cpu", "none"), data, tmp_path / "folder")
+    before = {file.name: file.read_bytes() for file in weights.iterdir()}
+    with pytest.raises(SystemExit, match=r"metrics\.json would be lost; give another --output"):
+        main([str(tmp_path / "folder"), "--truth", str(data), "--output", str(weights)])
+    assert {file.name: file.read_bytes() for file in weights.iterdir()} == before
+
+
 def test_what_cannot_be_evaluated_is_a_sentence(data: Path, small_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("file,label,dataset,slide\n0.png,atypical,MIDOG21,1.tiff\n")
     Image.new("RGB", (50, 128)).save(tmp_path / "0.png")

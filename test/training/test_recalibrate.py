@@ -115,6 +115,38 @@ def test_weights_are_changed_only_when_asked_and_noted_once(doubtful: Path, dark
     assert digests(dark)["model.safetensors"] == before["model.safetensors"]
 
 
+def test_an_interrupted_replacement_is_mended(
+    doubtful: Path, dark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its two renames, the weights are there under another name alone."""
+    earlier = dark.with_name(f".{dark.name}.earlier")
+    dark.rename(earlier)
+    main([str(dark), f"data.root={doubtful}", "--replace"])
+    assert weights_folder.read_config(dark).version == "1.0+recalibrated" and not earlier.exists()
+    shutil.copytree(dark, earlier)  # killed a moment later
+    main([str(dark), f"data.root={doubtful}", "--replace"])
+    assert not earlier.exists()
+    before, rename = digests(dark), Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(SystemExit, match="cannot be written"):
+        main([str(dark), f"data.root={doubtful}", "--replace"])
+    assert digests(dark) == before and not list(dark.parent.glob(".*"))
+
+
+def test_the_folder_that_one_is_in_can_be_recalibrated(
+    doubtful: Path, dark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dark)
+    main([".", f"data.root={doubtful}", "--replace"])
+    assert weights_folder.read_config(dark).version == "1.0+recalibrated"
+
+
 def test_crops_of_one_class_change_nothing(data: Path, dark: Path, tmp_path: Path) -> None:
     normal = Path(shutil.copytree(data, tmp_path / "normal"))
     lines = (normal / "manifest.csv").read_text().splitlines()

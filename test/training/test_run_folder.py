@@ -106,6 +106,13 @@ def test_weights_of_another_run_are_replaced_only_when_that_is_asked_for(data: P
     with open_run(config_for(data, tmp_path), replace=True):
         pass
     begin_a_fit(config_for(data, tmp_path, f"output={tmp_path / 'elsewhere'}"))
+    with (
+        pytest.raises(ConfigError, match="weights holds the weights of another run"),
+        open_run(config_for(data, tmp_path)),
+    ):
+        pass
+    with open_run(config_for(data, tmp_path), replace=True):
+        pass
     with open_run(config_for(data, tmp_path)):
         """Going on, it has been asked for before."""
 

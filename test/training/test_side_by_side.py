@@ -2,9 +2,12 @@
 
 import logging
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import REPOSITORY, config_for, recipe
@@ -66,6 +69,38 @@ def test_a_fit_that_fails_ends_the_others(
     assert time.monotonic() - start < 30
     assert "The loss became nan." in capfd.readouterr().err
     assert not (tmp_path / "begun").read_text().count("neither")
+
+
+def test_told_to_end_it_ends_the_fits(tmp_path: Path) -> None:
+    """Otherwise they would go on beside those of the next start."""
+    script = (
+        "import sys; from training.side_by_side import fit_side_by_side\n"
+        f"fit_side_by_side([sys.executable, '-c', {LONG!r}], ['a', 'b'], 2)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
+    begun = wait_for(lambda: len(pids := list(tmp_path.glob("*.pid"))) == 2 and pids)
+    process.terminate()
+    assert process.wait(60) != 0
+    for file in begun:
+        assert not Path("/proc", file.stem).exists()
+
+
+LONG = """
+import os, time
+from pathlib import Path
+Path(f"{os.getpid()}.pid").touch()
+time.sleep(100)
+"""
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
 
 
 @pytest.mark.slow

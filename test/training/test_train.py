@@ -242,6 +242,23 @@ def test_what_may_be_shared_is_pushed_in_the_end(
         main(["compact", *recipe(data, tmp_path), "--push-to-hub", "nowhere"])
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--smoke --only slides_0", "give one of --describe, --only and --smoke"),
+        ("--describe --smoke", "give one of --describe, --only and --smoke"),
+        ("--only slides_0 --push-to-hub lab/x", "--jobs and --push-to-hub are for whole runs"),
+        ("--smoke --jobs 2", "--jobs and --push-to-hub are for whole runs"),
+    ],
+)
+def test_options_that_would_be_passed_over_are_refused(
+    options: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["compact", "data.root=crops", *options.split()])
+    assert sentence in capsys.readouterr().err
+
+
 def test_command_line_ends_with_a_sentence(data: Path, tmp_path: Path) -> None:
     for name in ("slides_2", ""):
         with pytest.raises(SystemExit, match=f"no fit '{name}'; there are: final, slides_0, slides_1"):

@@ -17,12 +17,16 @@ def test_trials_add_rows_and_replace_their_own(
 ) -> None:
     monkeypatch.setattr(trial, "TABLE", tmp_path / "trials.csv")
     monkeypatch.setattr(trial, "RUNS", tmp_path / "runs")
-    common = ["compact", f"data.root={data}", *OVERRIDES]
+    weights = tmp_path / "weights"  # what the recipe has written before is in no trial's way
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    common = ["compact", f"data.root={data}", *OVERRIDES, f"output={weights}"]
     for name, override in (("first", "seed=0"), ("second", "augmentation.mixup=0.4"), ("first", "seed=0")):
         monkeypatch.setattr("sys.argv", ["trial", name, *common, override])
         trial.main()
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    assert [file.name for file in weights.iterdir()] == ["config.json"]
     assert [row["trial"] for row in rows] == ["second", "first"]
     assert "augmentation.mixup=0.4" in rows[0]["changes"] and rows[0]["split"] == "slides"
     assert 0 <= float(rows[0]["roc_auc"]) <= 1 and "-" in rows[0]["roc_auc_95"]

@@ -7,6 +7,7 @@ from itertools import zip_longest
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from model.constants import CLASSES
 from training.config import Config, ConfigError
 from training.data.sample import DataError, Sample
 
@@ -76,6 +77,9 @@ def make_split(samples: Sequence[Sample], split: str, folds: int, seed: int) -> 
 
     Where whole domains or sources are held out, the rest of them must be large enough for `folds` folds of slides, of
     which the first serves the calibration.
+
+    Raises:
+        DataError: also where a fit would lack a class.
     """
     fold_of = assign_folds(samples, split, folds, seed)
     fits, calibrating = [], []
@@ -87,7 +91,24 @@ def make_split(samples: Sequence[Sample], split: str, folds: int, seed: int) -> 
             inner = np.full(len(samples), -1)
             inner[rest] = assign_folds([samples[i] for i in rest.tolist()], "slides", folds, seed)
             calibrating.append(HoldOut(f"{split}_{fold}_calibration", inner > 0, inner == 0))
+    for fit in fits:
+        _check_classes(samples, fit, [fit.training])
+    for fit in calibrating:
+        _check_classes(samples, fit, [fit.training, fit.held_out])
     return Split(split, fold_of, fits, calibrating)
+
+
+def _check_classes(samples: Sequence[Sample], fit: HoldOut, sides: Sequence[np.ndarray]) -> None:
+    """Refuses a fit one of whose sides has one class alone, as where all crops of the other are of a slide or two."""
+    labels = np.array([sample.label for sample in samples])
+    for side in sides:
+        for label, name in enumerate(CLASSES):
+            if not np.any(labels[side] == label):
+                slides = len({sample.group for sample in samples if sample.label == label})
+                raise DataError(
+                    f"The fit {fit.name} would have no {name} crops on one side, since these are of {slides} slides "
+                    f"alone; give {name} crops of more slides, another data.folds or another seed."
+                )
 
 
 def few_of_each(samples: Sequence[Sample], config: Config) -> list[Sample]:

@@ -16,6 +16,7 @@ from training.fitting.ensembles import members, soup
 from training.fitting.fit import fit_network
 from training.fitting.predict import CONTAINER, Inference
 from training.fitting.run import Run, note_fit
+from training.fitting.saving import damaged, whole_file
 from training.network.adapters import merge_adapters
 from training.network.classifier import preprocessing_of
 
@@ -86,11 +87,25 @@ def hold_out(run: Run, fit: HoldOut, ensemble: str = "") -> np.ndarray:
         if accelerator.is_main_process:
             done.parent.mkdir(parents=True, exist_ok=True)
             note_fit(done.parent, run.identity)
-            partial = done.with_suffix(".partial.npy")
-            np.save(partial, np.stack(predicted, axis=1))
-            partial.replace(done)
+            with whole_file(done) as partial, partial.open("wb") as file:
+                np.save(file, np.stack(predicted, axis=1))
         accelerator.wait_for_everyone()
-    return np.load(done, allow_pickle=False)
+    return _read_logits(done, int(fit.held_out.sum()))
+
+
+def _read_logits(path: Path, crops: int) -> np.ndarray:
+    """Logits (M, 2) that `hold_out` has written.
+
+    Raises:
+        ConfigError: they are damaged.
+    """
+    try:
+        logits = np.load(path, allow_pickle=False)
+        if logits.shape != (crops, 2) or not np.isfinite(logits).all():
+            raise ValueError(f"it holds {logits.shape} numbers instead of ({crops}, 2), or some that are none")
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise damaged(path, error) from error
+    return logits
 
 
 def _fit_ensemble(run: Run, crops: LabelledCrops, name: str, ensemble: str) -> Classifier:

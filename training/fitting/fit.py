@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
+from model.modes.writing import lock
 from model.network.classifier import MitosisClassifier
 from model.network.ensemble import Classifier
 from model.network.weights import misfit
@@ -27,6 +29,7 @@ from training.fitting.loading import count_workers, loader
 from training.fitting.losses import focal_loss, targets_and_weights
 from training.fitting.predict import TRAINING, Inference
 from training.fitting.run import Run, note_fit, progress_bar
+from training.fitting.saving import damaged, whole_file
 from training.fitting.state import Fit
 from training.network.adapters import add_adapters
 from training.network.classifier import TrainableClassifier, build_network, changing, copy_changing, preprocessing_of
@@ -62,14 +65,26 @@ def fit_network(
         The network with averaged weights, in evaluation mode; adapters are still apart from it.
 
     Raises:
-        ConfigError: the processes cannot share a batch evenly.
+        CaseError: another process makes this fit.
+        ConfigError: the processes cannot share a batch evenly, or what an interrupted fit has left is damaged.
         DivergedError: the loss is not finite.
         PretrainedError: the pretrained weights cannot be had.
     """
-    config, accelerator, optimisation = run.config, run.accelerator, run.config.optimisation
     folder = run.folder / name
     if (folder / FITTED).is_file():
         return read_fitted(run, name)
+    held = lock(folder) if run.accelerator.is_main_process else None
+    try:
+        return _fit(run, crops, name, seed, validation)
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _fit(run: Run, crops: LabelledCrops, name: str, seed: int, validation: LabelledCrops | None) -> MitosisClassifier:
+    """`fit_network`, where there is something to do."""
+    config, accelerator, optimisation = run.config, run.accelerator, run.config.optimisation
+    folder = run.folder / name
     _forget_earlier_fits(accelerator)
     torch.manual_seed(seed)  # every process builds the same network
     phases = sorted({name for sample in crops.samples for name in sample.phases}) if config.loss.phases > 0 else []
@@ -148,7 +163,7 @@ def fitted_tensors(run: Run, name: str, expected: Mapping[str, Tensor]) -> dict[
         if difference := misfit(tensors, expected):
             raise ValueError(difference)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be used ({error}); remove {path.parent}, and it is fitted again.") from error
+        raise damaged(path, error) from error
     return tensors
 
 
@@ -165,7 +180,7 @@ def logit_spread(run: Run, name: str) -> float:
         with safe_open(path, "pt") as file:
             return float(file.metadata()[SPREAD])
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be used ({error}); remove {path.parent}, and it is fitted again.") from error
+        raise damaged(path, error) from error
 
 
 def _hyperparameters(config: Config) -> dict[str, bool | str | float | int]:
@@ -178,9 +193,8 @@ def _hyperparameters(config: Config) -> dict[str, bool | str | float | int]:
 def _save_fitted(folder: Path, network: MitosisClassifier, spread: float) -> None:
     """Writes what training changed, whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in changing(network).items()}
-    partial = folder / f"{FITTED}.partial"
-    save_file(tensors, partial, {SPREAD: repr(spread)})
-    partial.replace(folder / FITTED)
+    with whole_file(folder / FITTED) as partial:
+        save_file(tensors, partial, {SPREAD: repr(spread)})
 
 
 def _forget_earlier_fits(accelerator: Accelerator) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from model.network.classifier import MitosisClassifier
 from training.config import Config
 from training.fitting.averaging import WeightAverage
+from training.fitting.saving import damaged, whole_file
 from training.network.classifier import changing, copy_changing
 
 logger = logging.getLogger(__name__)
+
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError)
+"""What PyTorch raises of a checkpoint that is cut off, or is none."""
 
 
 @dataclass
@@ -68,24 +72,35 @@ class Fit:
         return self.accelerator.unwrap_model(self.network)
 
     def save(self, path: Path, epochs_done: int) -> None:
-        """Writes a checkpoint, whole or not at all."""
+        """Writes a checkpoint, whole or not at all.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
         content = {name: part.state_dict() for name, part in self._parts().items()}
         content |= {"network": changing(self.plain_network), "epochs_done": epochs_done}
-        partial = path.with_suffix(".partial")
-        torch.save(content, partial)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            torch.save(content, partial)
 
     def resume(self, path: Path) -> int:
-        """Takes a checkpoint's state, if there is one; returns the number of epochs that are done."""
+        """Takes a checkpoint's state, if there is one; returns the number of epochs that are done.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
         if not path.is_file():
             return 0
-        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        copy_changing(content["network"], self.plain_network)
-        for name, part in self._parts().items():
-            if name != "scaler" or name in content:  # a fit begun in another precision has no scaler
-                part.load_state_dict(content[name])
-        logger.info("Going on from %s after epoch %d.", path, content["epochs_done"])
-        return content["epochs_done"]
+        try:
+            content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            copy_changing(content["network"], self.plain_network)
+            for name, part in self._parts().items():
+                if name != "scaler" or name in content:  # a fit begun in another precision has no scaler
+                    part.load_state_dict(content[name])
+            done = int(content["epochs_done"])
+        except UNREADABLE as error:
+            raise damaged(path, error) from error
+        logger.info("Going on from %s after epoch %d.", path, done)
+        return done
 
     def _parts(self) -> dict[str, Any]:
         """All that keeps a state of its own, by its name in a checkpoint."""

@@ -36,6 +36,28 @@ def test_too_little_data_for_the_folds_is_refused() -> None:
         assign_folds(make_samples(slides=3), "slides", 4, seed=0)
 
 
+def test_a_class_on_one_slide_alone_is_refused_before_anything_is_fitted() -> None:
+    """The fit that holds that slide out would have nothing of it to learn from."""
+    samples = [
+        Sample(Path(f"{i}.png"), int(i < 12), "scanner", "first" if i < 12 else f"slide {i % 30}", "s")
+        for i in range(200)
+    ]
+    with pytest.raises(DataError, match=r"The fit slides_\d would have no atypical crops .* of 1 slides alone; give"):
+        make_split(samples, "slides", 3, seed=0)
+    spread = [replace(sample, group=f"slide {i % 30}") for i, sample in enumerate(samples)]
+    assert len(make_split(spread, "slides", 3, seed=0).fits) == 3
+
+
+def test_the_rest_of_a_data_set_held_out_must_serve_its_calibration() -> None:
+    """Of source b all atypical crops are on one slide, so with a held out they are on one side of the calibration."""
+    samples = [
+        Sample(Path(f"{i}.png"), int(i % 5 == 0), "d", f"{'ab'[i % 2]} {i if i % 5 else i % 2}", "ab"[i % 2])
+        for i in range(120)
+    ]
+    with pytest.raises(DataError, match=r"The fit sources_\d_calibration would have no atypical crops on one side"):
+        make_split(samples, "sources", 3, seed=0)
+
+
 def test_whole_domains_are_held_out_one_after_the_other() -> None:
     samples = [
         Sample(Path(f"{i}.png"), i % 2, "ab"[i // 2 % 2], f"slide {i}", ("x", "y", "z")[i // 4]) for i in range(12)

@@ -1,5 +1,6 @@
 """One fit: its randomness, an interruption, its second task."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from helpers import config_for
 
+from model.errors import CaseError
+from model.modes.writing import lock
 from training.config import Config, ConfigError
 from training.data.crops import LabelledCrops
 from training.data.sample import Sample
@@ -127,6 +130,46 @@ def test_a_finished_fit_is_read_again_and_its_checkpoint_is_gone(
     for read in (read_fitted, logit_spread):
         with pytest.raises(ConfigError, match=r"fitted\.safetensors cannot be used .*; remove .*fit, and it is fitted"):
             read(run, "fit")
+
+
+def test_what_an_interruption_has_damaged_is_a_sentence(
+    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(data, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(1, patch)
+        fitted_tensors(config, tmp_path, crops)
+    checkpoint = tmp_path / "fit" / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    other = torch.save({"epochs_done": 1}, tmp_path / "other.pt") or (tmp_path / "other.pt").read_bytes()
+    for content in (b"", b"no checkpoint", whole[: len(whole) // 2], other):
+        checkpoint.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt cannot be used \(.+\); remove .*fit, and it is fitted"):
+            fitted_tensors(config, tmp_path, crops)
+    checkpoint.write_bytes(whole)
+    fitted_tensors(config, tmp_path, crops)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(
+    data: Path, tmp_path: Path, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(content: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:778] . PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt cannot be written .*; make room, and the same command"):
+        fitted_tensors(config_for(data, tmp_path), tmp_path, crops)
+    assert not list((tmp_path / "fit").glob("*.partial")) and not (tmp_path / "fit" / "checkpoint.pt").exists()
+
+
+def test_two_processes_do_not_make_one_fit(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
+    held = lock(tmp_path / "fit")
+    with pytest.raises(CaseError, match=r"Another process writes to .*fit; wait for it"):
+        fitted_tensors(config_for(data, tmp_path), tmp_path, crops)
+    os.close(held)
+    fitted_tensors(config_for(data, tmp_path), tmp_path, crops)
+    os.close(lock(tmp_path / "fit"))  # it is free again
 
 
 def test_a_loss_that_is_not_finite_stops_training(data: Path, tmp_path: Path, crops: list[np.ndarray]) -> None:
