@@ -1,7 +1,7 @@
 """What a cohort consists of: images of a folder, or slides with detections, as a folder, a CSV or a Parquet names them.
 
 INPUT/                a folder of crops, and the folders below it, as folder mode takes it
-INPUT.csv             slide,detections and, where wanted, mpp, area_mm2, as slide mode takes it
+INPUT.csv             slide,detections and, where wanted, mpp, as slide mode takes it; area_mm2 is for its counts alone
 INPUT.parquet         the same columns; or `file`, beside others that do not count: crops, relative to the table; it may
                       be a folder of parts, as Spark writes
 """

@@ -7,6 +7,8 @@ does not grow with their number.
 
 import hashlib
 import logging
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -182,25 +184,28 @@ def _read_ahead(
 ) -> Iterator[tuple[Listed, Content]]:
     """Each image with what is known of it or what `read` makes of it, in order.
 
-    At most `FILES_AHEAD` wait, or `BYTES_AHEAD` and one more.
+    At most `FILES_AHEAD` wait, or `BYTES_AHEAD` of files, or as many of decoded crops, and one more for each thread.
     """
     waiting: deque[tuple[Listed, Future[Content]]] = deque()
     held = 0
+    room = _Room(BYTES_AHEAD)
 
     def first() -> tuple[Listed, Content]:
         nonlocal held
         image, future = waiting.popleft()
         held -= image.bytes
-        return image, future.result()
+        content = future.result()
+        room.give_back(content)
+        return image, content
 
     readers = ThreadPoolExecutor(threads)
     try:
-        for image in images:
+        for number, image in enumerate(images):
             while waiting and (len(waiting) >= FILES_AHEAD or held >= BYTES_AHEAD):
                 yield first()
             record = known.take(image)
             if record is None:
-                future = readers.submit(read, image)
+                future = readers.submit(room.take, number, read, image)
             else:
                 future = Future()
                 future.set_result(record)
@@ -210,6 +215,46 @@ def _read_ahead(
             yield first()
     finally:
         readers.shutdown(wait=False, cancel_futures=True)
+        room.open()
+
+
+class _Room:
+    """Keeps threads from reading on while what they have decoded takes too much memory: a file tells only what it has
+    compressed.
+
+    Args:
+        limit: bytes of crops from which on none but the image that is waited for is read.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._taken, self._next, self._changed = limit, 0, 0, threading.Condition()
+
+    def take(self, number: int, read: Callable[[Listed], Content], image: Listed) -> Content:
+        """Reads the image of this number, once there is room."""
+        with self._changed:
+            # The image that is waited for needs none: it makes room.
+            self._changed.wait_for(lambda: self._taken < self._limit or number <= self._next)
+        content = read(image)
+        with self._changed:
+            self._taken += _bytes(content)
+        return content
+
+    def give_back(self, content: Content) -> None:
+        """The next image's content is handed on."""
+        with self._changed:
+            self._taken -= _bytes(content)
+            self._next += 1
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Lets everybody go on, in the end."""
+        with self._changed:
+            self._limit = sys.maxsize
+            self._changed.notify_all()
+
+
+def _bytes(content: Content) -> int:
+    return content.nbytes if isinstance(content, Tensor) else 0
 
 
 def _blocks(images: Iterable[tuple[Listed, Content]]) -> Iterator[Block]:

@@ -9,7 +9,7 @@ from model.checks import check_number
 
 @dataclass(frozen=True)
 class Calibration:
-    """P(atypical) = sigmoid(scale * logit + bias): Platt scaling (Platt 1999, without its target smoothing).
+    """P(atypical) = sigmoid(scale * logit + bias): Platt scaling (Platt 1999).
 
     Fitted with both classes weighted alike on predictions for held-out slides, so P is the probability at equal
     prevalence, and P >= 0.5 is the operating point of best balanced accuracy if the classes' likelihoods are logistic.

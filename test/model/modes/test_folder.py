@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+import torch
 from helpers import REPOSITORY
 
 from model.errors import CaseError
@@ -277,6 +278,26 @@ def test_large_files_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> 
         time.sleep(0.002)  # for the readers to get as far as they may
         assert len(read) - len(done) <= 2
     assert done == images == read
+
+
+def test_small_files_of_many_crops_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file decodes to counts, not what it has compressed; the first to be wanted is read in any case."""
+    monkeypatch.setattr(folder_module, "BYTES_AHEAD", 1000)
+    read, done = [], []
+
+    def decode(image: Listed) -> torch.Tensor:
+        time.sleep(0.002 * (len(read) % 3))
+        read.append(image)
+        return torch.zeros(int(image.name) % 7 * 200, dtype=torch.uint8)
+
+    images = [Listed(f"{number:02}", bytes=1) for number in range(60)]
+    for image, content in folder_module._read_ahead(images, Known(iter(())), decode):
+        done.append(image)
+        assert len(content) == int(image.name) % 7 * 200
+        time.sleep(0.004)
+        waiting = sum(int(other.name) % 7 * 200 for other in {*read} - {*done})
+        assert waiting < 1000 + 2 * 1200
+    assert done == images and {*read} == {*images}
 
 
 @pytest.mark.slow

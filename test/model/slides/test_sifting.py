@@ -10,7 +10,7 @@ from model.errors import CropError
 from model.slides.detections import Detection, Found
 from model.slides.pyramid import Pyramid
 from model.slides.recognise import read_detections
-from model.slides.regions import Region, ring_area, ring_centroid
+from model.slides.regions import Region, check_apart, ring_area, ring_centroid
 from model.slides.sifting import sift
 from model.slides.wanted import Wanted
 
@@ -85,6 +85,48 @@ def test_figures_are_counted_in_the_region_of_a_name(tmp_path: Path) -> None:
     assert everything.counts()["larger than a figure"] == 2 and len(everything.used) == 3
 
 
+def ring(*corners: tuple[float, float]) -> Region:
+    return Region([np.array(corners, dtype=float)])
+
+
+TOUCHING = {
+    "an edge": (ring((0, 0), (10, 0), (10, 10), (0, 10)), ring((10, 0), (20, 0), (20, 10), (10, 10))),
+    "a corner": (ring((0, 0), (10, 0), (10, 10), (0, 10)), ring((10, 10), (20, 10), (20, 20), (10, 20))),
+    "a part of an edge": (ring((0, 0), (10, 0), (10, 10), (0, 10)), ring((4, 10), (7, 10), (7, 30))),
+    "a notch": (ring((0, 0), (30, 0), (30, 30), (15, 10), (0, 30)), ring((0, 30), (15, 10), (30, 30), (15, 50))),
+    "rounding": (ring((0, 0), (10.2, 0), (10.2, 10), (0, 10)), ring((9.9, 0), (20, 0), (20, 10), (9.9, 10))),
+}
+OVERLAPPING = {
+    "the same": (TOUCHING["an edge"][0], TOUCHING["an edge"][0]),
+    "the same, the other way round": (TOUCHING["an edge"][0], Region([TOUCHING["an edge"][0].rings[0][::-1]])),
+    "within": (ring((0, 0), (30, 0), (30, 30), (0, 30)), ring((10, 10), (20, 10), (20, 20), (10, 20))),
+    "a corner": (ring((0, 0), (10, 0), (10, 10), (0, 10)), ring((5, 5), (15, 5), (15, 15), (5, 15))),
+    "at a notch": (TOUCHING["a notch"][0], ring((0, 30), (15, 5), (30, 30))),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("pair", TOUCHING.values(), ids=TOUCHING.keys())
+def test_regions_may_touch(pair: tuple[Region, Region], turned: bool) -> None:
+    """As the tiles of a grid do, or rectangles that are drawn side by side."""
+    check_apart(pair[::-1] if turned else pair)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("pair", OVERLAPPING.values(), ids=OVERLAPPING.keys())
+def test_regions_must_not_overlap(pair: tuple[Region, Region], turned: bool) -> None:
+    with pytest.raises(CropError, match="overlap"):
+        check_apart(pair[::-1] if turned else pair)
+
+
+def test_many_regions_of_many_corners_are_compared_without_holding_all_at_once() -> None:
+    angles = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    check_apart([Region([49 * circle + (100 * (i % 15), 100 * (i // 15))]) for i in range(225)])
+    with pytest.raises(CropError, match="overlap"):
+        check_apart([Region([60 * circle + (100 * i, 0)]) for i in range(2)])
+
+
 def test_regions_that_are_missing_no_area_or_overlap_are_refused(tmp_path: Path) -> None:
     a = tmp_path / "a.geojson"
     with pytest.raises(CropError, match=r"a\.geojson has no area of the name or class 'hot'"):
@@ -92,6 +134,9 @@ def test_regions_that_are_missing_no_area_or_overlap_are_refused(tmp_path: Path)
     with pytest.raises(CropError, match="what is no area"):
         read_detections(Wanted(write_geojson(a, [point(1, 2, name="hot")]), region="hot"))
     write_geojson(a, [square(500, 500, 400, name="hot"), square(900, 900, 400, name="hot"), point(1, 2)])
+    with pytest.raises(CropError, match="overlap"):
+        sift(read_detections(Wanted(a, region="hot")), SLIDE, from_bounds=False)
+    write_geojson(a, [square(500, 500, 400, name="hot"), square(500, 500, 400, name="hot")])
     with pytest.raises(CropError, match="overlap"):
         sift(read_detections(Wanted(a, region="hot")), SLIDE, from_bounds=False)
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
