@@ -33,6 +33,11 @@ def sentence(error: Exception) -> str:
     return one_line(error)
 
 
+def whole_reason(error: Exception) -> str:
+    """All that a library's error says, as part of a sentence of ours; its kind where it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def first_line(error: Exception) -> str:
     """What a library's error says first, as part of a sentence of ours; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

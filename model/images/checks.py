@@ -30,6 +30,9 @@ MIN_SHARE = 0.6
 BLANK = "blank or featureless"
 FOREIGN = "far from the colours of H&E"
 
+LISTED = 10
+"""Numbers of crops in a warning."""
+
 _MAX_SIDE = 128
 """Of larger crops, every second, third ... pixel is looked at."""
 
@@ -61,8 +64,8 @@ def warn_of(path: Path, crops: Sequence[np.ndarray]) -> None:
         logger.warning("%s: %s; the confidence says nothing there.", path, found)
 
 
-def _enumerate(numbers: list[int], most: int = 10) -> str:
+def _enumerate(numbers: list[int]) -> str:
     if len(numbers) == 1:
         return f"crop {numbers[0]}"
-    listed = ", ".join(map(str, numbers[:most]))
-    return f"crops {listed}" + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+    listed = ", ".join(map(str, numbers[:LISTED]))
+    return f"crops {listed}" + (f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else "")

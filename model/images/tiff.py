@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from model.errors import CropError
+from model.errors import CropError, whole_reason
 from model.images import tiff_directories as tags
 from model.images.file import open_image
 from model.images.rgb import Stack, check_size, plausible_mpp, to_rgb, upright
@@ -34,8 +34,7 @@ def read_tiff(path: Path) -> Stack:
         except CropError:
             raise
         except Exception as error:  # the decoders raise whatever the damage makes them raise
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise CropError(f"{path} cannot be read as TIFF ({reason}); export it again.") from error
+            raise CropError(f"{path} cannot be read as TIFF ({whole_reason(error)}); export it again.") from error
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,6 @@ def one(images: Tensor, name: str, number: int) -> Tensor:
     return _transforms(name)[number](images)
 
 
-def average(logits: Tensor, name: str) -> Tensor:
-    """Mean over each image's views of the logits of `expand`: (N * V,) to (N,)."""
-    return apart(logits, name).mean(dim=1)
-
-
 def apart(logits: Tensor, name: str) -> Tensor:
     """The logits of `expand`, a row an image: (N * V,) to (N, V)."""
     return logits.view(-1, count(name))

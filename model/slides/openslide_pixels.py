@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from openslide import OpenSlide, OpenSlideError
 
-from model.errors import CropError
+from model.errors import CropError, whole_reason
 from model.slides.pyramid import Pyramid, Square
 
 
@@ -36,7 +36,9 @@ class OpenSlidePixels:
         try:
             self._slide = OpenSlide(self.path)
         except (OpenSlideError, OSError, ValueError) as error:
-            raise CropError(f"{self.path} cannot be opened as a slide ({_reason(error)}); copy it again.") from error
+            raise CropError(
+                f"{self.path} cannot be opened as a slide ({whole_reason(error)}); copy it again."
+            ) from error
 
     def read(self, square: Square) -> tuple[np.ndarray, np.ndarray]:
         """See `model.slides.pixels.Pixels`."""
@@ -47,7 +49,7 @@ class OpenSlidePixels:
         except (OpenSlideError, ValueError) as error:
             self._slide.close()  # after an error OpenSlide answers nothing else
             self._open()
-            raise CropError(f"{self.path} is damaged there ({_reason(error)}); copy or scan it again.") from error
+            raise CropError(f"{self.path} is damaged there ({whole_reason(error)}); copy or scan it again.") from error
         pixels = np.asarray(picture)  # RGBA, transparent where the slide has nothing
         return np.ascontiguousarray(pixels[..., :3]), pixels[..., 3] >= 128
 
@@ -59,7 +61,3 @@ def _number(text: str | None) -> float:
     except ValueError:
         return 0.0
     return number if math.isfinite(number) else 0.0
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

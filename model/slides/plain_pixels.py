@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from model.errors import CropError
+from model.errors import CropError, whole_reason
 from model.images import tiff_directories as tags
 from model.images.file import open_image
 from model.images.rgb import MAX_PIXELS
@@ -48,7 +48,7 @@ class PlainPixels:
         except CropError:
             raise
         except Exception as error:  # the library raises whatever the damage makes it raise
-            raise CropError(f"{path} cannot be read as TIFF ({_reason(error)}); export it again.") from error
+            raise CropError(f"{path} cannot be read as TIFF ({whole_reason(error)}); export it again.") from error
         mpp = layout.mpp or 0.0
         self.pyramid = Pyramid("plain TIFF", page.imagewidth, page.imagelength, stated=(mpp, mpp))
 
@@ -79,7 +79,7 @@ class PlainPixels:
             try:
                 self._fill(pixels[rows, columns], top, left)
             except Exception as error:
-                raise CropError(f"{self.path} is damaged there ({_reason(error)}); copy it again.") from error
+                raise CropError(f"{self.path} is damaged there ({whole_reason(error)}); copy it again.") from error
         return pixels, there
 
     def _fill(self, part: np.ndarray, top: int, left: int) -> None:
@@ -133,7 +133,3 @@ class PlainPixels:
 def _inside(start: int, side: int, whole: int) -> tuple[int, int]:
     """Where a range begins and ends that is cut to 0 ... whole."""
     return min(max(start, 0), whole), min(max(start + side, 0), whole)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -35,7 +35,7 @@ class Region:
 
     def hold(self, points: np.ndarray) -> np.ndarray:
         """Which of points (N, 2) lie in it: (N,) bool."""
-        return sum(_crossings(ring, points) for ring in self.rings) % 2 == 1
+        return np.sum([_crossings(ring, points) for ring in self.rings], axis=0) % 2 == 1
 
     def corners_inside(self) -> np.ndarray:
         """(N, 2): a point beside each corner of the outline, `BESIDE` pixels within; none where it is thinner."""

@@ -78,14 +78,13 @@ def figures(answers: Answers) -> dict[str, float]:
     return {name: found[name] for name in FIGURES if name in found}
 
 
-def resampled_slides(answers: Answers, seed: int) -> list[np.ndarray]:
+def resampled_slides(answers: Answers) -> list[np.ndarray]:
     """`scores.RESAMPLES` resamplings of slides as indices of the crops, less those that lack a class that is there.
 
     Args:
         answers: with groups of at least two slides.
-        seed: of the resampling.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     slides, slide_of = np.unique(np.asarray(answers.groups), return_inverse=True)
     times = random.multinomial(len(slides), np.full(len(slides), 1 / len(slides)), scores.RESAMPLES)
     resampled = (np.repeat(np.arange(len(answers)), drawn[slide_of]) for drawn in times)
@@ -93,7 +92,7 @@ def resampled_slides(answers: Answers, seed: int) -> list[np.ndarray]:
     return [chosen for chosen in resampled if len(np.unique(answers.labels[chosen])) == classes]
 
 
-def with_intervals(answers: Answers, seed: int = 0) -> dict[str, Any]:
+def with_intervals(answers: Answers) -> dict[str, Any]:
     """The figures of some crops, with 95 % intervals over slides where there are several, and their calibration.
 
     Returns:
@@ -103,7 +102,7 @@ def with_intervals(answers: Answers, seed: int = 0) -> dict[str, Any]:
     """
     report: dict[str, Any] = {"crops": len(answers), "atypical": int(answers.labels.sum()), "slides": answers.slides}
     values = figures(answers)
-    resampled = resampled_slides(answers, seed) if (answers.slides or 0) > 1 else []
+    resampled = resampled_slides(answers) if (answers.slides or 0) > 1 else []
     drawn = [list(figures(answers.subset(chosen)).values()) for chosen in resampled]
     limits = np.percentile(drawn, [2.5, 97.5], axis=0).T.tolist() if drawn else [None] * len(values)
     for (name, value), limit in zip(values.items(), limits, strict=True):
@@ -116,16 +115,15 @@ def with_intervals(answers: Answers, seed: int = 0) -> dict[str, Any]:
     return report
 
 
-def in_parts(answers: Answers, names: Sequence[str], seed: int = 0) -> dict[str, dict[str, Any]]:
+def in_parts(answers: Answers, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """`with_intervals` of the crops of each name, in alphabetical order.
 
     Args:
         answers: N.
         names: (N,) what each crop belongs to, such as its domain.
-        seed: of the resampling.
     """
     every = np.asarray(names, dtype=str)
-    return {str(name): with_intervals(answers.subset(every == name), seed) for name in np.unique(every)}
+    return {str(name): with_intervals(answers.subset(every == name)) for name in np.unique(every)}
 
 
 def remarks(overall: Mapping[str, Any]) -> list[str]:

@@ -45,6 +45,9 @@ WIDTH, HEIGHT = 4.0, 3.4
 MOST_ROWS = 40
 """Of the forest plot."""
 
+LONGEST_NAME = 24
+"""Characters of a domain's name in a figure."""
+
 POSITIONS = np.linspace(0, 1, 201)
 """False positive rates and thresholds that curves are drawn at."""
 
@@ -91,12 +94,11 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def roc(answers: Answers, seed: int = 0) -> Picture:
+def roc(answers: Answers) -> Picture:
     """ROC curve, the operating point, and the band of 95 % of the curves of resampled slides.
 
     Args:
         answers: of both classes.
-        seed: of the resampling.
     """
     with _settings():
         drawing = _Drawing(HEIGHT)
@@ -104,7 +106,7 @@ def roc(answers: Answers, seed: int = 0) -> Picture:
         caption = "The dot is the operating point."
         if (answers.slides or 0) > 1:
             curves = []
-            for chosen in resampled_slides(answers, seed):
+            for chosen in resampled_slides(answers):
                 false, true, _ = roc_curve(answers.labels[chosen], answers.probabilities[chosen])
                 curves.append(np.interp(POSITIONS, false, true))
             low, high = np.percentile(curves, [2.5, 97.5], axis=0)
@@ -226,9 +228,9 @@ def learning_curves(fits: Mapping[str, Mapping[str, Mapping[int, float]]]) -> li
     return pictures
 
 
-def _short(name: str, most: int = 24) -> str:
+def _short(name: str) -> str:
     name = legible(name)
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def pictures_of(

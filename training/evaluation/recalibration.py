@@ -49,7 +49,7 @@ class Recalibrated:
     sentence: str
 
 
-def recalibrate(answers: Answers, old: Calibration, seed: int = 0) -> Recalibrated:
+def recalibrate(answers: Answers, old: Calibration) -> Recalibrated:
     """Fits the calibration, and with it the operating point, to the crops of a lab.
 
     Platt scaling is fitted on the log-odds of the old calibration's P(atypical), which are the logits up to scale and
@@ -60,7 +60,6 @@ def recalibrate(answers: Answers, old: Calibration, seed: int = 0) -> Recalibrat
     Args:
         answers: N, with groups and with the old calibration's probabilities, unrounded.
         old: that calibration.
-        seed: of folds and resampling.
 
     Returns:
         report: crops, atypical, slides; threshold (value, interval_95); old and new, each balanced_accuracy,
@@ -76,9 +75,9 @@ def recalibrate(answers: Answers, old: Calibration, seed: int = 0) -> Recalibrat
     odds = log_odds(answers.probabilities)
     change = fit_calibration(odds, answers.labels)
     calibration = Calibration(change.scale * old.scale, change.scale * old.bias + change.bias)
-    held_out = cross_calibrate(_in_folds(answers, odds, seed))
+    held_out = cross_calibrate(_in_folds(answers, odds))
 
-    resampled = resampled_slides(answers, seed)
+    resampled = resampled_slides(answers)
     drawn = [_rates(answers.labels[c], np.stack([answers.probabilities[c], held_out[c]])) for c in resampled]
     rates, drawn_rates = _rates(answers.labels, np.stack([answers.probabilities, held_out])), np.array(drawn)
     report: dict[str, Any] = {
@@ -121,10 +120,10 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     return np.clip(odds, -LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
 
 
-def _in_folds(answers: Answers, odds: np.ndarray, seed: int) -> Predictions:
+def _in_folds(answers: Answers, odds: np.ndarray) -> Predictions:
     groups, folds = np.asarray(answers.groups), np.empty(len(answers), dtype=int)
     slides = [len(np.unique(groups[answers.labels == label])) for label in (0, 1)]
-    splitter = StratifiedGroupKFold(min(FOLDS, *slides), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(min(FOLDS, *slides), shuffle=True, random_state=0)
     for fold, (_, held_out) in enumerate(splitter.split(odds, answers.labels, groups)):
         folds[held_out] = fold
     return Predictions(answers.labels, odds, odds, folds, groups, groups)

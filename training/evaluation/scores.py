@@ -15,6 +15,9 @@ from training.evaluation.held_out import Predictions, read_predictions
 RESAMPLES = 1000
 """Resamplings of slides that an interval stands on."""
 
+BINS = 10
+"""Of P(atypical), of equal width, in which it is compared with the frequency of atypical."""
+
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """ROC AUC, balanced accuracy, sensitivity and specificity, atypical being positive.
@@ -32,18 +35,18 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     }
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
-    """Mean distance of P(atypical) from the frequency of atypical, at equal prevalence, over equal-width bins.
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean distance of P(atypical) from the frequency of atypical, at equal prevalence, over `BINS` of equal width.
 
     The samples of each class share half of the weight (Guo et al. 2017, arXiv 1706.04599, eq. 3, reweighted).
     """
     weights = _equal_prevalence(labels)
-    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, weights * (probabilities - labels), bins)
+    bin_of = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bin_of, weights * (probabilities - labels), BINS)
     return float(np.abs(gaps).sum())
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
     """The reliability diagram in figures: in each bin of P(atypical), its mean and the frequency of atypical.
 
     Both at equal prevalence, each class's samples sharing half of the weight.
@@ -51,13 +54,12 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -
     Args:
         labels: (N,) 0 or 1.
         probabilities: (N,) P(atypical).
-        bins: of equal width.
 
     Returns:
         For each bin that is not empty: crops, predicted, observed.
     """
     weights = _equal_prevalence(labels)
-    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    bin_of = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     rows = []
     for chosen in (bin_of == number for number in np.unique(bin_of)):
         predicted, observed = (

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.constants import CLASSES, MICROMETRES_PER_PIXEL, is_expected
+from model.constants import CLASSES, MICROMETRES_PER_PIXEL
 from model.errors import CropError, UserError, WeightsError
 from model.files import read_bounded, write_whole
 from model.images.read import read_stack
-from model.modes.folder import rescale
+from model.images.resampling import rescale, resolution
 from model.modes.grand_challenge import result
 from model.network.weights_folder import CONFIG_FILE
 from model.predictor import Predictor
@@ -100,16 +100,16 @@ def _field_of_view(path: Path, predictor: Predictor) -> np.ndarray:
         stack = read_stack(path)
         if len(stack.crops) != 1:
             raise DataError(f"{path} holds {len(stack.crops)} crops; a manifest needs one crop a file.")
-        if stack.mpp is not None and not is_expected(stack.mpp):
-            stack.crops[0] = rescale(stack.crops[0], stack.mpp)
-        height, width = stack.crops[0].shape[:2]
+        mpp = resolution(None, stack.mpp)
+        crop = stack.crops[0] if mpp == MICROMETRES_PER_PIXEL else rescale(stack.crops[0], mpp)
+        height, width = crop.shape[:2]
         side = predictor.config.preprocessing.largest_side
         if min(height, width) < side:
             raise DataError(
                 f"{path} is {width} x {height} pixels of {MICROMETRES_PER_PIXEL} µm, but the network looks at {side} x "
                 f"{side}; cut larger crops."
             )
-        return predictor.config.preprocessing.cut_out(stack.crops)[0].numpy()
+        return predictor.config.preprocessing.cut_out([crop])[0].numpy()
     except CropError as error:
         raise DataError(str(error)) from error
 

@@ -25,9 +25,9 @@ def test_views_are_a_group(name: str) -> None:
     assert matches.sum(0).tolist() == matches.sum(1).tolist() == [1] * views.count(name)
 
 
-def test_average_keeps_each_images_views_together() -> None:
+def test_each_images_views_stay_together() -> None:
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0])
-    assert views.average(logits, "rot4").tolist() == [2.5, 25.0]
+    assert views.apart(logits, "rot4").tolist() == [[1, 2, 3, 4], [10, 20, 30, 40]]
 
 
 def test_unknown_views_are_refused() -> None:
