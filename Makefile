@@ -10,7 +10,7 @@
 # make figure                        draw the documents' pictures again, after a change of the default weights
 # make screenshot                    photograph the documents' pages again; needs Chromium
 # make lock                          renew requirements.lock, which the image is built from
-# Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11 or newer).
+# Each makes .venv when it is missing. PYTHON names the interpreter it is made with (3.11, which is what is tested).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 IN ?= test/input
