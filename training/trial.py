@@ -1,10 +1,12 @@
 """One trial of a change to a recipe, and the table of all trials.
 
 python -m training.trial NAME compact data.root=DIR data.split=sources augmentation.mixup=0.4    # adds a row
+python -m training.trial NAME compact data.root=DIR data.split=sources KEY=VALUE --only sources_0  # of one fold alone
 python -m training.trial --compare BASELINE NAME                    # what the change did, with an interval
 
-A trial cross-validates and fits nothing else, so its operating point is from the other folds' predictions. The table
-is `training/trials.csv`; predictions stay in `runs/trials/`.
+A trial cross-validates and fits nothing else, so its operating point is from the other folds' predictions; one fold
+alone has none, and tells the ROC AUC at a third of the time or less. The table is `training/trials.csv`; predictions
+stay in `runs/trials/`.
 """
 
 import argparse
@@ -20,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from training.config import load_config
+from training.config import ConfigError, load_config
+from training.data.folds import Split
 from training.evaluation.comparison import compare
-from training.evaluation.held_out import find_tables, read_predictions
-from training.evaluation.scores import report_table
-from training.fitting.cross_validation import cross_validate
+from training.evaluation.held_out import find_tables, read_predictions, table_path, write_predictions
+from training.evaluation.scores import report_ranking, report_table
+from training.fitting.cross_validation import cross_validate, hold_out
+from training.fitting.run import Run
 from training.run_folder import open_run
 from training.train import CONFIGS
 
@@ -36,17 +40,18 @@ COLUMNS = (
 )
 
 
-def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str]:
+def run_trial(name: str, recipe: str, overrides: Sequence[str], only: str = "") -> dict[str, str]:
     """Cross-validates a recipe with changes.
 
     Args:
         name: of the trial; its run folder is `runs/trials/NAME`.
         recipe: of `training/configs/`.
         overrides: `key=value`.
+        only: the one fit to make, such as `sources_0`; empty for all of the split.
 
     Returns:
         The row of the table: `COLUMNS`. The recipe's version says what the changes are from, domain_roc_auc is the
-        mean of the domains' own, and shifted is `training.data.shift`.
+        mean of the domains' own, and shifted is `training.data.shift`. Of one fit, balanced accuracies are empty.
 
     Raises:
         UserError: with a sentence for the user.
@@ -58,8 +63,8 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
     start = time.perf_counter()
     with open_run(config) as run:
         split = dataclasses.replace(run.splits[0], calibrating=[])  # trials are compared with trials: half as many fits
-        table = cross_validate(run, split, config.ensemble)
-    metrics = report_table(table, config.seed)
+        table = _one_fold(run, split, only) if only else cross_validate(run, split, config.ensemble)
+    metrics = report_ranking(read_predictions(table), config.seed) if only else report_table(table, config.seed)
     overall, shifted = metrics["overall"], metrics["shifted"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
     domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])
@@ -67,18 +72,30 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str]) -> dict[str, str
         "trial": name,
         "recipe": f"{config.name} {config.version}",
         "changes": " ".join(changes),
-        "split": config.data.split,
+        "split": only or config.data.split,
         "seed": config.seed,
         "roc_auc": overall["roc_auc"]["value"],
         "roc_auc_95": _interval(overall["roc_auc"]),
         "domain_roc_auc": f"{domain_roc_auc:.4f}",
-        "balanced_accuracy": overall["balanced_accuracy"]["value"],
-        "balanced_accuracy_95": _interval(overall["balanced_accuracy"]),
+        "balanced_accuracy": "" if only else overall["balanced_accuracy"]["value"],
+        "balanced_accuracy_95": "" if only else _interval(overall["balanced_accuracy"]),
         "shifted_roc_auc": shifted["roc_auc"]["value"],
-        "shifted_balanced_accuracy": shifted["balanced_accuracy"]["value"],
+        "shifted_balanced_accuracy": "" if only else shifted["balanced_accuracy"]["value"],
         "minutes": f"{(time.perf_counter() - start) / 60:.1f}",
     }
     return {column: str(row[column]) for column in COLUMNS}
+
+
+def _one_fold(run: Run, split: Split, name: str) -> Path:
+    """Makes one fit of a split and writes the table of what it holds out."""
+    fits = {fit.name: fit for fit in split.fits}
+    if name not in fits:
+        raise ConfigError(f"The split has no fit '{name}'; there are: {', '.join(fits)}.")
+    held_out = run.crops.subset(fits[name].held_out)
+    table = table_path(run.folder, name)
+    logits = hold_out(run, fits[name], run.config.ensemble)
+    write_predictions(table, held_out.samples, np.zeros(len(held_out), dtype=int), logits)
+    return table
 
 
 def _table_of(trial: str) -> Path:
@@ -106,6 +123,7 @@ def main() -> None:
     """Command line: a trial, or the comparison of two."""
     parser = argparse.ArgumentParser(prog="python -m training.trial", description="Try a change to a recipe.")
     parser.add_argument("--compare", action="store_true", help="compare two finished trials instead")
+    parser.add_argument("--only", metavar="FIT", default="", help="make one fit of the split alone, such as sources_0")
     parser.add_argument("name", help="of the trial; with --compare, of the baseline")
     parser.add_argument("recipe", help="one of training/configs/; with --compare, the other trial's name")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
@@ -113,7 +131,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         if not arguments.compare:
-            _add_row(run_trial(arguments.name, arguments.recipe, arguments.overrides))
+            _add_row(run_trial(arguments.name, arguments.recipe, arguments.overrides, arguments.only))
             return
         first, second = (read_predictions(_table_of(name)) for name in (arguments.name, arguments.recipe))
         for name, (value, low, high) in compare(first, second).items():

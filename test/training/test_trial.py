@@ -36,3 +36,19 @@ def test_trials_add_rows_and_replace_their_own(
     monkeypatch.setattr("sys.argv", ["trial", "--compare", "first", "third"])
     with pytest.raises(SystemExit, match="third holds no predictions; run the trial first"):
         trial.main()
+    for name, override in (("first", "seed=0"), ("one", "augmentation.mixup=0.4")):
+        monkeypatch.setattr("sys.argv", ["trial", name, *common, override, "--only", "slides_1"])
+        trial.main()
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert (row["trial"], row["split"], row["balanced_accuracy"]) == ("one", "slides_1", "")
+    assert 0 <= float(row["roc_auc"]) <= 1 and 0 <= float(row["shifted_roc_auc"]) <= 1
+    (tmp_path / "runs" / "first" / "held_out_slides.csv").unlink()
+    monkeypatch.setattr("sys.argv", ["trial", "--compare", "first", "one"])
+    capsys.readouterr()
+    trial.main()
+    compared = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert compared == ["roc_auc", "domain_roc_auc", "shifted_roc_auc"]
+    monkeypatch.setattr("sys.argv", ["trial", "none", *common, "--only", "slides_9"])
+    with pytest.raises(SystemExit, match="The split has no fit 'slides_9'; there are: slides_0, slides_1"):
+        trial.main()

@@ -3,6 +3,7 @@
 import numpy as np
 
 from model.errors import UserError
+from model.network.calibration import sigmoid
 from training.evaluation.calibration import cross_calibrate
 from training.evaluation.held_out import Predictions
 from training.evaluation.scores import resamplings, scores
@@ -14,19 +15,30 @@ def compare(first: Predictions, second: Predictions, seed: int = 0) -> dict[str,
     """Differences second - first of two trials on the same crops, whose slides are resampled together.
 
     Returns:
-        For each of `FIGURES` the difference and its 95 % interval.
+        For each of `FIGURES` the difference and its 95 % interval; of one fold alone, whose operating point is not
+        known, for those that need none.
 
     Raises:
         UserError: the trials are of other crops.
     """
     if not (np.array_equal(first.labels, second.labels) and np.array_equal(first.groups, second.groups)):
         raise UserError("The two trials are of other crops; compare trials on the same data.")
-    calibrated = [(cross_calibrate(trial), cross_calibrate(trial, trial.shifted_logits)) for trial in (first, second)]
+    one_fold = len(np.unique(first.folds)) == 1
+    calibrated = [_raw(trial) if one_fold else _calibrated(trial) for trial in (first, second)]
     chosen = [np.arange(len(first)), *resamplings(first, seed)]
     figures = np.array([[_figures(first, *trial, indices) for trial in calibrated] for indices in chosen])
     differences = figures[:, 1] - figures[:, 0]
     low, high = np.percentile(differences[1:], [2.5, 97.5], axis=0)
-    return {name: (differences[0, i], low[i], high[i]) for i, name in enumerate(FIGURES)}
+    found = {name: (differences[0, i], low[i], high[i]) for i, name in enumerate(FIGURES)}
+    return {name: found[name] for name in FIGURES if not one_fold or "accuracy" not in name}
+
+
+def _raw(trial: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    return sigmoid(trial.logits), sigmoid(trial.shifted_logits)
+
+
+def _calibrated(trial: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    return cross_calibrate(trial), cross_calibrate(trial, trial.shifted_logits)
 
 
 def _figures(samples: Predictions, as_is: np.ndarray, shifted: np.ndarray, chosen: np.ndarray) -> list[float]:

@@ -9,6 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from model.constants import THRESHOLD
 from model.errors import UserError
+from model.network.calibration import sigmoid
 from training.evaluation.calibration import cross_calibrate
 from training.evaluation.held_out import Predictions, read_predictions
 
@@ -129,6 +130,15 @@ def report(samples: Predictions, probabilities: np.ndarray, seed: int = 0) -> di
         "reliability": reliability(labels, probabilities),
         "domains": by_domain,
     }
+
+
+def report_ranking(held_out: Predictions, seed: int = 0) -> dict[str, Any]:
+    """`report` of predictions without a calibration, as those of a single fold are, and the shifted ones likewise.
+
+    Their order alone counts: of the figures, those at an operating point mean nothing.
+    """
+    as_is, moved = (report(held_out, sigmoid(logits), seed) for logits in (held_out.logits, held_out.shifted_logits))
+    return as_is | {"shifted": moved["overall"]}
 
 
 def _intervals(samples: Predictions, probabilities: np.ndarray, seed: int) -> dict[str, list[float]]:
