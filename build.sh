@@ -25,10 +25,12 @@ if [[ ! -f "$WEIGHTS/config.json" ]]; then
     echo "$WEIGHTS is no weights folder; train one, or set WEIGHTS to one below model/." >&2
     exit 1
 fi
-if [[ "$WEIGHTS" != model/* || "$WEIGHTS" == *..* ]]; then
+real=$(realpath -- "$WEIGHTS")
+if [[ "$real" != "$(pwd -P)"/model/* ]]; then
     echo "$WEIGHTS is not below model/, which is all that the build gets; copy it to model/weights/." >&2
     exit 1
 fi
+WEIGHTS=${real#"$(pwd -P)/"}
 arguments=()
 [[ -n "${BASE_IMAGE:-}" ]] && arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 

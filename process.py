@@ -174,8 +174,8 @@ def run_merge(arguments: argparse.Namespace, _: Loader) -> int:
     from model.modes.merge import merge
     from model.modes.shard import read_note
 
-    failed = merge(arguments.target, arguments.shards)
     slides = read_note(arguments.shards[0]).slides  # other folders there are not the merge's
+    failed = merge(arguments.target, arguments.shards)
     prepare_report(False, [arguments.target, *(arguments.target / name for name in slides)])
     logger.info("%d shards; wrote %s", len(arguments.shards), arguments.target)
     if failed:

@@ -259,7 +259,7 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         if missing:
             raise ConfigError(f"{path} leaves {', '.join(sorted(missing))} open; add {sorted(missing)[0]}=VALUE.")
         config = cast(Config, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError, KeyError) as error:
         key, reason = getattr(error, "full_key", None), first_line(error)
         where = f"the value of {key} cannot be used" if key else "this is no valid configuration"
         raise ConfigError(f"{path} with its overrides ({', '.join(overrides)}): {where}: {reason}.") from error
@@ -272,7 +272,7 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     if config.ensemble and config.adapter.rank > 0 and config.adapter.dora:
         raise ConfigError(
             "ensemble puts adapters side by side, which DoRA's magnitudes do not allow; give adapter.dora=false, or "
-            "ensemble= (nothing)."
+            "leave out ensemble."
         )
     if config.data.shift_split == config.data.split:
         raise ConfigError(
@@ -285,12 +285,25 @@ def load_config(path: Path, overrides: list[str]) -> Config:
 
 
 def _override(config: Any, override: str) -> None:
-    """Sets one value, as `load_config` says."""
+    """Sets one value, as `load_config` says.
+
+    Raises:
+        KeyError: the key is none.
+    """
     key, _, text = override.partition("=")
-    value = OmegaConf.select(OmegaConf.from_dotlist([override]), key) if text else ""
+    value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([override]))  # interpolations are resolved where they go
+    for name in key.split("."):
+        value = value[name]
+    _set(config, key, value if text else "")
+
+
+def _set(config: Any, key: str, value: Any) -> None:
     present = OmegaConf.select(config, key)
-    free_form = OmegaConf.is_dict(present) and OmegaConf.get_type(present) is dict
-    OmegaConf.update(config, key, value, merge=not free_form)  # merged, what it leaves out would stay in silence
+    if isinstance(value, dict) and OmegaConf.is_dict(present) and OmegaConf.get_type(present) is not dict:
+        for name, part in value.items():
+            _set(config, f"{key}.{name}", part)
+    else:  # not merged: what free-form arguments leave out would stay in silence
+        OmegaConf.update(config, key, value, merge=False)
 
 
 def to_yaml(config: Config) -> str:

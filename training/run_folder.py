@@ -69,7 +69,7 @@ def open_run(config: Config, replace: bool = False, smoke: bool = False) -> Iter
     settings = identity(config)
     for path, note in begun.items():
         _refuse_others(path, {key: note.get(key) for key in settings}, settings)
-    _check_output(Path(config.output), replace or smoke or (bool(begun) and _begun_for(folder) == config.output))
+    _check_output(Path(config.output), replace or smoke or (bool(begun) and _is_of(folder, Path(config.output))))
     accelerator = accelerator_for(config)
     check_network(config)
     config = choose_checkpointing(config, accelerator.device, accelerator.num_processes)
@@ -101,13 +101,20 @@ def _check_output(output: Path, replace: bool) -> None:
         raise ConfigError(f"{output} holds the weights of another run; give another output=DIR, or --replace them.")
 
 
-def _begun_for(folder: Path) -> str | None:
-    """The `output` of the run that is in a folder, to replace which has been asked for already; None if unknown."""
+def _is_of(run: Path, output: Path) -> bool:
+    """Whether weights are of a run, or to replace them has been asked for when it was begun."""
+    begun_for, made_by = _value(run / CONFIG, "output"), _value(output / "training.yaml", "run")
+    return output.resolve() == begun_for or run.resolve() == made_by
+
+
+def _value(file: Path, key: str) -> Path | None:
+    """A path that a recipe's file says; None where it says none."""
     try:
-        content = yaml.safe_load(read_bounded(folder / CONFIG, LARGEST_CONFIG))
+        content = yaml.safe_load(read_bounded(file, LARGEST_CONFIG))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
-    return content.get("output") if isinstance(content, dict) else None
+    path = content.get(key) if isinstance(content, dict) else None
+    return Path(path).resolve() if isinstance(path, str) else None
 
 
 def _make_folders(config: Config, smoke: bool, accelerator: Accelerator) -> None:

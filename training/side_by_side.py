@@ -6,8 +6,9 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -45,30 +46,35 @@ def fit_side_by_side(command: Sequence[str], fits: Sequence[str], jobs: int) -> 
     for number in range(jobs):
         places.put(_place(number, jobs))
     running: dict[str, subprocess.Popen[str]] = {}
-    stopping = False
+    stopping, beginning = False, threading.Lock()
 
     def run(fit: str) -> int:
-        if stopping:
-            return 0
         place = places.get()
-        with subprocess.Popen(
-            [*command, "--only", fit], env=os.environ | place, stderr=subprocess.PIPE, text=True, errors="replace"
-        ) as process:
+        with beginning:  # so that a fit is either not begun or among those to be ended
+            if stopping:
+                return 0
+            process = subprocess.Popen(
+                [*command, "--only", fit], env=os.environ | place, stderr=subprocess.PIPE, text=True, errors="replace"
+            )
             running[fit] = process
+        with process:
             for line in process.stderr or ():
                 sys.stderr.write(line)
         places.put(place)
         return process.returncode
 
+    outcomes: dict[Future[int], str] = {}
     with _interrupted_by_sigterm(), ThreadPoolExecutor(jobs) as pool:
-        outcomes = {pool.submit(run, fit): fit for fit in fits}
         try:
+            for fit in fits:
+                outcomes[pool.submit(run, fit)] = fit
             for done in as_completed(outcomes):
                 if status := done.result():
                     raise FitError(f"The fit {outcomes[done]} ended with status {status}; what it said is above.")
                 logger.info("%s is done.", outcomes[done])
         finally:
-            stopping = True
+            with beginning:
+                stopping = True
             _end(list(running.values()))
 
 

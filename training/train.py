@@ -304,6 +304,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             time.sleep(LATER)  # what the first process says as well, it says alone: this one is ended with it
             sys.exit(f"Process {rank}: {error}")
         sys.exit(str(error))
+    except OSError as error:
+        where = error.filename or "A file of the run"
+        sys.exit(
+            f"{where}: {error.strerror or error}; mend that, and the same command goes on after the last whole epoch."
+        )
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on after the last whole epoch.", file=sys.stderr)
         sys.exit(130)

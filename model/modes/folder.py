@@ -10,8 +10,9 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,11 +109,11 @@ def classify_folder(predictor: Predictor, source: Path, target: Path, options: F
             written.set_result(None)
             with ThreadPoolExecutor(1) as writer:
                 wanted = filter(options.takes, list_images(source, say=False))
-                images = _read_ahead(wanted, known, read, READERS * (1 + len(predictor.copies)))
-                for block, records in predict_in_order(predictor, _blocks(images), _predict):
-                    written.result()
-                    written = writer.submit(tables.append, records)
-                    bar.update(len(block))
+                with closing(_read_ahead(wanted, known, read, READERS * (1 + len(predictor.copies)))) as images:
+                    for block, records in predict_in_order(predictor, _blocks(images), _predict):
+                        written.result()
+                        written = writer.submit(tables.append, records)
+                        bar.update(len(block))
                 written.result()
         tables.finish()
         if options.shard is not None:
@@ -181,7 +182,7 @@ class ImageReader:
 
 def _read_ahead(
     images: Iterable[Listed], known: Known, read: Callable[[Listed], Content], threads: int = READERS
-) -> Iterator[tuple[Listed, Content]]:
+) -> Generator[tuple[Listed, Content]]:
     """Each image with what is known of it or what `read` makes of it, in order.
 
     At most `FILES_AHEAD` wait, or `BYTES_AHEAD` of files, or as many of decoded crops, and one more for each thread.

@@ -55,12 +55,12 @@ def list_images(root: Path, say: bool = True) -> Iterator[Listed]:
             continue
         name, is_link = entry
         identity, linked = _identity(root / name), is_link or way[-1][2]
-        known = identity in [above for above, *_ in way] or (linked and identity in followed)
+        known = identity and (identity in [above for above, *_ in way] or (linked and identity in followed))
         if known or (is_link and _is_listed(root, root / name)):
             if say:
                 logger.warning("%s leads to a folder that is read at another place; it was passed over.", root / name)
             continue
-        if linked:
+        if linked and identity:
             followed.add(identity)
         way.append((identity, _sorted_entries(root, name), linked))
 
@@ -74,12 +74,12 @@ def _is_listed(root: Path, link: Path) -> bool:
     return not any(part.startswith(".") for part in inside.parts)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         found = folder.stat()
         return found.st_dev, found.st_ino
     except OSError:
-        return -1, -1  # listing it will say why
+        return None  # listing it will say why
 
 
 def _sorted_entries(root: Path, below: str) -> Iterator[Listed | tuple[str, bool]]:

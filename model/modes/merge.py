@@ -20,8 +20,8 @@ from model.modes.writing import lock
 _MERGE = {"folder": merge_folder, "slide": merge_slide, "slides": merge_slide_list}
 _LISTED = 10
 
-FILES_A_SHARD, SPARE_FILES = 4, 64
-"""Files that are open at a time: of each shard its lock and its tables, and all others."""
+FILES_A_SHARD, SPARE_FILES = {"folder": 4, "slide": 4, "slides": 1}, 32
+"""Files that are open at a time: of each shard its lock and the tables that are read side by side, and all others."""
 
 
 def merge(target: Path, folders: Sequence[Path]) -> str:
@@ -41,11 +41,12 @@ def merge(target: Path, folders: Sequence[Path]) -> str:
     shards = _in_order(folders)
     if target.exists() and any(target.samefile(folder) for folder in folders):
         raise CaseError(f"{target} is one of the shards; give another folder for the result.")
-    _allow_files(SPARE_FILES + FILES_A_SHARD * len(folders))
+    kind = shards[0][1].kind
+    _allow_files(SPARE_FILES + FILES_A_SHARD[kind] * len(folders))
     with contextlib.ExitStack() as held:
         for folder in folders:
             held.enter_context(_locked(folder))
-        return _MERGE[shards[0][1].kind](target, shards)
+        return _MERGE[kind](target, shards)
 
 
 def _allow_files(count: int) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from model.errors import CaseError
 from model.modes.shard import Shards, altered, clear_note
 from model.modes.slide_list import COLUMNS, SLIDES
 from model.modes.slide_tables import (
@@ -17,7 +18,6 @@ from model.modes.slide_tables import (
     RUN,
     SUMMARY,
     SlideTables,
-    forget_result,
 )
 from model.modes.writing import Whole, lock, make_folder, open_own, read_own, unwritable, write_bytes
 
@@ -41,16 +41,18 @@ def merge_slide_list(target: Path, shards: Shards) -> str:
             rows[row[1]], where[row[1]] = row, folder
             _check_slide(folder / row[1], row, note.settings)
     names = shards[0][1].slides
+    for name in names:
+        if (target / name).exists() and any((target / name).samefile(folder) for folder, _ in shards):
+            raise CaseError(f"{target / name} is one of the shards, and a slide's folder; merge into another folder.")
     held = lock(target)
     try:
         clear_note(target)
         (target / SLIDES).unlink(missing_ok=True)
         for name in names:
-            clear_note(target / name)
             if (where[name] / name / SUMMARY).exists():
                 _copy(where[name] / name, target / name)
             else:
-                forget_result(target / name)
+                _forget(target / name)
         with Whole(target / SLIDES) as file:
             csv.writer(file).writerows([COLUMNS, *(rows[name] for name in names)])
     except OSError as error:
@@ -94,6 +96,7 @@ def _check_slide(folder: Path, row: list[str], settings: dict[str, Any]) -> None
 def _copy(source: Path, target: Path) -> None:
     """Copies what a slide's run wrote, and nothing else; the summary last."""
     make_folder(target)
+    clear_note(target)
     (target / SUMMARY).unlink(missing_ok=True)
     names = [*_crops(source, target), *FILES]
     for name in names:
@@ -104,10 +107,26 @@ def _copy(source: Path, target: Path) -> None:
         write_bytes(target / name, content)
 
 
+def _forget(target: Path) -> None:
+    """Removes what an earlier merge has written of a slide that has failed since."""
+    if not target.exists():
+        return
+    make_folder(target)  # refuses a link
+    clear_note(target)
+    crops = target / CROPS
+    kept = [path for path in crops.iterdir() if _CROP.fullmatch(path.name)] if _is_own_folder(crops) else []
+    for path in [*(target / name for name in (SUMMARY, *FILES)), *kept]:
+        path.unlink(missing_ok=True)
+
+
+def _is_own_folder(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink()
+
+
 def _crops(source: Path, target: Path) -> list[str]:
     """The crops that a slide's run kept."""
     folder = source / CROPS
-    if folder.is_symlink() or not folder.is_dir():
+    if not _is_own_folder(folder):
         return []
     make_folder(target / CROPS)
     return [f"{CROPS}/{path.name}" for path in sorted(folder.iterdir()) if _CROP.fullmatch(path.name)]

@@ -168,7 +168,7 @@ def classify_slides(predictor: Predictor, tasks: Sequence[SlideTask], target: Pa
                 try:
                     done = classify_slide(predictor, task, each)
                 except ChangedInputError:
-                    logger.info("%s or its detections have changed: they are begun again.", task.slide)
+                    logger.info("%s, its detections or its mpp have changed: it is begun again.", task.slide)
                     done = classify_slide(predictor, task, replace(each, resume=False))
                 found = done.summary["statistics"]
                 reason = f"{done.failed} crops could not be read" if done.failed else ""

@@ -7,8 +7,8 @@ import numpy as np
 
 from model.errors import CropError
 
-BESIDE = 0.5
-"""Pixels by which outlines may overlap, as rounded ones do that are meant to touch."""
+BESIDE = 2.0
+"""Pixels along the middle of a corner by which outlines may overlap, as rounded ones do that are meant to touch."""
 
 SIDES_AT_ONCE = 1 << 20
 """Pairs of a point and a side of a ring that are looked at together."""

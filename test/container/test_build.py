@@ -18,8 +18,9 @@ def build(engine: Path, weights: Path | str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_weights_below_model_are_built_in(tmp_path: Path) -> None:
-    done = build(tmp_path / "engine", "model/weights/default")
+@pytest.mark.parametrize("weights", ["model/weights/default", "./model/weights/default/", DEFAULT_WEIGHTS.resolve()])
+def test_weights_below_model_are_built_in(tmp_path: Path, weights: Path | str) -> None:
+    done = build(tmp_path / "engine", weights)
     assert done.returncode == 0 and "--build-arg WEIGHTS=model/weights/default" in done.stdout
 
 
@@ -28,7 +29,7 @@ def test_weights_that_the_build_does_not_get_are_refused(tmp_path: Path, place: 
     elsewhere = shutil.copytree(DEFAULT_WEIGHTS, tmp_path / "weights")
     weights = {
         "elsewhere": os.path.relpath(elsewhere, REPOSITORY),
-        "absolute": DEFAULT_WEIGHTS.resolve(),
+        "absolute": elsewhere,
         "up": f"model/../{os.path.relpath(elsewhere, REPOSITORY)}",
     }[place]
     done = build(tmp_path / "engine", weights)

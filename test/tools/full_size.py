@@ -5,8 +5,8 @@
 DIR holds crops and manifest.csv. Makes a random DINOv3 ViT-H+/16 of transformers (840 M parameters) and saves it as the
 Hugging Face folder that a user downloads; loads that through `network.pretrained` and compares the pooled tokens; takes
 three optimisation steps of the recipe on real crops; saves the adapter, merges it, compares and stores the weights;
-merges the saved adapter a second time as another machine would, and compares the bytes. Needs 16 GB of memory, 8 GB of
-disk, and on two cores some ten minutes; a small network (22 M parameters), which tries the script out, a minute. Prints
+merges the saved adapter a second time as another machine would, and compares the bytes. Needs 12 GB of memory, 8 GB of
+disk, and on two cores three minutes; a small network (22 M parameters), which tries the script out, a minute. Prints
 JSON. The weights know nothing; they are for running, not for use.
 """
 

@@ -38,6 +38,7 @@ def test_overrides_win_and_keep_their_types() -> None:
         (["data.root=x", "optimisation.epochs="], r"the value of optimisation\.epochs cannot be used"),
         (["data.root=x", "network.scales=[a]"], r"the value of network\.scales\[0\] cannot be used: Value 'a'"),
         (["data.root=x", "seed=1.5"], "the value of seed cannot be used: Value '1.5'"),
+        (["data.root=x", "network.scales[0]=1"], "no valid configuration"),
         (["data.root"], "'data.root' is no override"),
     ],
 )
@@ -54,12 +55,18 @@ def test_wrong_overrides_are_refused(overrides: list[str], sentence: str) -> Non
         (["network.backbone_args={act_layer: relu}"], {"act_layer": "relu"}),
         (["network.backbone_args.act_layer=relu"], {"drop_path_rate": 0.15, "act_layer": "relu"}),
         (["network.backbone_args.drop_path_rate=0"], {"drop_path_rate": 0}),
+        (["network={backbone_args: {}, input_size: 64}"], {}),
         (["network.backbone_args={}", "network.backbone_args.act_layer=relu"], {"act_layer": "relu"}),
     ],
     ids=str,
 )
 def test_arguments_of_the_backbone_replace_the_recipe_s(overrides: list[str], arguments: dict[str, object]) -> None:
     assert load_config(COMPACT, ["data.root=x", *overrides]).network.backbone_args == arguments
+
+
+def test_a_value_may_name_others() -> None:
+    config = load_config(COMPACT, ["data.root=x", "seed=3", "run=runs/${name}-${seed}"])
+    assert config.run == "runs/compact-3"
 
 
 def test_an_empty_value_is_an_empty_text() -> None:

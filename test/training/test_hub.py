@@ -125,6 +125,13 @@ def test_an_adapter_travels_alone(complete: Path, hub: FolderHub, tmp_path: Path
     assert "adapter for test_efficientnet" in said and "training.merge" in said
 
 
+def test_an_adapter_of_an_earlier_version_travels_without_figures(complete: Path, hub: FolderHub) -> None:
+    (complete / "model.safetensors").rename(complete / "adapter.safetensors")
+    (complete / "metrics.json").unlink()
+    push.main([str(complete), "lab/adapter"], hub.api)
+    assert "metrics.json" not in {file.name for file in (hub.root / "lab/adapter").iterdir()}
+
+
 def test_incomplete_altered_and_licensed_folders_are_not_pushed(complete: Path, hub: FolderHub, tmp_path: Path) -> None:
     def refused(folder: Path, sentence: str, *arguments: str) -> None:
         with pytest.raises(SystemExit, match=sentence):

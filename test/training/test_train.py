@@ -133,6 +133,34 @@ def test_a_recipe_with_every_option_learns(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples", "one_thread")
+def test_damaged_predictions_are_named_and_made_again_from_the_fit(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["compact", *recipe(data, tmp_path), "--only", "slides_0"]
+    main(arguments)
+    (logits,) = (tmp_path / "run" / "slides_0").glob("logits_*.npy")
+    whole = logits.read_bytes()
+    for content in (b"", whole[:-20], whole.replace(whole[-4:], b"\xff\xff\xff\x7f")):
+        logits.write_bytes(content)
+        with pytest.raises(SystemExit, match=rf"{logits.name} cannot be used \(.*\); remove {logits}, and it is made"):
+            main(arguments)
+    logits.unlink()
+    monkeypatch.setattr("training.fitting.fit.train_epoch", None)  # the fit is not made again
+    main(arguments)
+    assert logits.read_bytes() == whole
+
+
+def test_a_disk_that_is_full_is_a_sentence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("training.run_folder.write_whole", full)
+    with pytest.raises(SystemExit, match=r"config\.yaml: No space left on device; mend that, and the same command"):
+        main(["compact", *recipe(data, tmp_path)])
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(data, tmp_path)
     train(config)

@@ -104,10 +104,13 @@ def _check_classes(samples: Sequence[Sample], fit: HoldOut, sides: Sequence[np.n
     for side in sides:
         for label, name in enumerate(CLASSES):
             if not np.any(labels[side] == label):
-                slides = len({sample.group for sample in samples if sample.label == label})
+                there = fit.training | fit.held_out
+                slides = len(
+                    {s.group for s, used in zip(samples, there.tolist(), strict=True) if used and s.label == label}
+                )
                 raise DataError(
-                    f"The fit {fit.name} would have no {name} crops on one side, since these are of {slides} slides "
-                    f"alone; give {name} crops of more slides, another data.folds or another seed."
+                    f"The fit {fit.name} would learn from, or be measured on, no {name} crops: those that it may use "
+                    f"are of too few slides ({slides}); give {name} crops of more, another data.folds or another seed."
                 )
 
 

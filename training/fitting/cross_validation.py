@@ -13,6 +13,7 @@ from training.data.folds import HoldOut, Split, make_split
 from training.data.shift import shifted
 from training.evaluation.held_out import calibration_path, table_path, write_predictions
 from training.fitting.ensembles import members, soup
+from training.fitting.epoch import DivergedError
 from training.fitting.fit import fit_network
 from training.fitting.predict import CONTAINER, Inference
 from training.fitting.run import Run, note_fit
@@ -66,6 +67,9 @@ def hold_out(run: Run, fit: HoldOut, ensemble: str = "") -> np.ndarray:
 
     Returns:
         Logits (M, 2) of the crops held out, as they are and under a synthetic shift.
+
+    Raises:
+        DivergedError: they are not finite.
     """
     config, accelerator = run.config, run.accelerator
     done = run.folder / fit.name / f"logits_{DEFAULT_VIEWS}{f'_{ensemble}' if ensemble else ''}.npy"
@@ -84,6 +88,8 @@ def hold_out(run: Run, fit: HoldOut, ensemble: str = "") -> np.ndarray:
         predicted = [inference.logits(network, crops) for crops in (validation.crops, moved)]
         if run.smoke:  # a network that has learnt nothing cannot be calibrated; one that seems to have learnt can
             predicted = [logits + 4 * (logits.std() + 1e-3) * validation.labels for logits in predicted]
+        if not np.isfinite(predicted).all():
+            raise DivergedError(f"The logits of the fit {fit.name} are not finite; lower optimisation.learning_rate.")
         if accelerator.is_main_process:
             done.parent.mkdir(parents=True, exist_ok=True)
             note_fit(done.parent, run.identity)
@@ -104,7 +110,7 @@ def _read_logits(path: Path, crops: int) -> np.ndarray:
         if logits.shape != (crops, 2) or not np.isfinite(logits).all():
             raise ValueError(f"it holds {logits.shape} numbers instead of ({crops}, 2), or some that are none")
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path, path, error) from error
     return logits
 
 

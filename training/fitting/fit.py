@@ -163,7 +163,7 @@ def fitted_tensors(run: Run, name: str, expected: Mapping[str, Tensor]) -> dict[
         if difference := misfit(tensors, expected):
             raise ValueError(difference)
     except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path, path.parent, error) from error
     return tensors
 
 
@@ -180,7 +180,7 @@ def logit_spread(run: Run, name: str) -> float:
         with safe_open(path, "pt") as file:
             return float(file.metadata()[SPREAD])
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path, path.parent, error) from error
 
 
 def _hyperparameters(config: Config) -> dict[str, bool | str | float | int]:

@@ -33,7 +33,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def damaged(path: Path, error: Exception) -> ConfigError:
-    """The error that what a fit has left cannot be read."""
-    reason = first_line(error) or type(error).__name__
-    return ConfigError(f"{path} cannot be used ({reason}); remove {path.parent}, and it is fitted again.")
+def damaged(path: Path, remove: Path, error: Exception) -> ConfigError:
+    """The error that what a fit has left cannot be read, and must be made again where `remove` is gone."""
+    return ConfigError(f"{path} cannot be used ({first_line(error)}); remove {remove}, and it is made again.")

@@ -22,8 +22,8 @@ from training.network.classifier import changing, copy_changing
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError)
-"""What PyTorch raises of a checkpoint that is cut off, or is none."""
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError)
+"""What PyTorch raises of a checkpoint that is cut off, or is none; not of a disk that does not answer."""
 
 
 @dataclass
@@ -90,15 +90,18 @@ class Fit:
         """
         if not path.is_file():
             return 0
+        parts = self._parts()
         try:
             content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            copy_changing(content["network"], self.plain_network)
-            for name, part in self._parts().items():
-                if name != "scaler" or name in content:  # a fit begun in another precision has no scaler
-                    part.load_state_dict(content[name])
             done = int(content["epochs_done"])
+            if missing := {"network", *parts} - {"scaler"} - content.keys():
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         except UNREADABLE as error:
-            raise damaged(path, error) from error
+            raise damaged(path, path.parent, error) from error
+        copy_changing(content["network"], self.plain_network)
+        for name, part in parts.items():
+            if name != "scaler" or name in content:  # a fit begun in another precision has no scaler
+                part.load_state_dict(content[name])
         logger.info("Going on from %s after epoch %d.", path, done)
         return done
 

@@ -52,6 +52,28 @@ def test_a_link_to_what_is_listed_where_it_lies_is_passed_over(tmp_path: Path) -
     assert names(tmp_path / "in") == ["h/z.png", "m/sub/x.png", "o/sub/y.png"]
 
 
+def test_folders_below_a_link_that_cannot_be_entered_are_each_told_of(tmp_path: Path) -> None:
+    """They have no identity, and so are not one another."""
+    deep = "d" * 250
+    at = tmp_path / "out"
+    at.mkdir()
+    held = os.open(at, os.O_RDONLY)
+    for name in "abc":
+        os.mkdir(name, dir_fd=held)
+        below = os.open(name, os.O_RDONLY, dir_fd=held)
+        for _ in range(17):  # deeper than a path may be long
+            os.mkdir(deep, dir_fd=below)
+            below, above = os.open(deep, os.O_RDONLY, dir_fd=below), below
+            os.close(above)
+        os.close(below)
+    os.close(held)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(at)
+    found = list(list_images(tmp_path / "in"))
+    assert [image.name.split("/")[1] for image in found] == ["a", "b", "c"] and all(image.problem for image in found)
+    subprocess.run(["rm", "-r", at], check=True)
+
+
 def test_a_folder_of_links_alone_has_their_images(tmp_path: Path) -> None:
     touch(tmp_path / "real" / "a.png")
     (tmp_path / "in").mkdir()

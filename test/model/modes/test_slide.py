@@ -461,7 +461,7 @@ def test_a_table_goes_on_with_slides_that_have_changed(
     with caplog.at_level(logging.INFO):
         assert classify_slides(predictor, tasks, tmp_path / "all", SlideOptions(resume=True)) == 0
     assert (tmp_path / "all" / "slides.csv").read_bytes() == before
-    assert caplog.text.count("have changed: they are begun again") == 1
+    assert caplog.text.count("have changed: it is begun again") == 1
     assert (tmp_path / "all" / "second" / "run.json").stat().st_mtime_ns == kept.st_mtime_ns
     with pytest.raises(CaseError, match="weights or options; run again without --resume"):
         classify_slides(predictor, tasks, tmp_path / "all", SlideOptions(resume=True, prevalence=0.1))

@@ -128,7 +128,7 @@ def test_a_finished_fit_is_read_again_and_its_checkpoint_is_gone(
     fitted = tmp_path / "fit" / "fitted.safetensors"
     fitted.write_bytes(fitted.read_bytes()[:-10])
     for read in (read_fitted, logit_spread):
-        with pytest.raises(ConfigError, match=r"fitted\.safetensors cannot be used .*; remove .*fit, and it is fitted"):
+        with pytest.raises(ConfigError, match=r"fitted\.safetensors cannot be used .*; remove .*fit, and it is made"):
             read(run, "fit")
 
 
@@ -142,9 +142,18 @@ def test_what_an_interruption_has_damaged_is_a_sentence(
     checkpoint = tmp_path / "fit" / "checkpoint.pt"
     whole = checkpoint.read_bytes()
     other = torch.save({"epochs_done": 1}, tmp_path / "other.pt") or (tmp_path / "other.pt").read_bytes()
+    load = torch.optim.AdamW.load_state_dict
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):  # nothing to remove a checkpoint for
+        patch.setattr(torch.optim.AdamW, "load_state_dict", full)
+        fitted_tensors(config, tmp_path, crops)
+    assert torch.optim.AdamW.load_state_dict is load
     for content in (b"", b"no checkpoint", whole[: len(whole) // 2], other):
         checkpoint.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"checkpoint\.pt cannot be used \(.+\); remove .*fit, and it is fitted"):
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt cannot be used \(.+\); remove .*fit, and it is made"):
             fitted_tensors(config, tmp_path, crops)
     checkpoint.write_bytes(whole)
     fitted_tensors(config, tmp_path, crops)
