@@ -22,11 +22,14 @@ COPY model/speed/*.py /opt/app/model/speed/
 COPY model/report/ /opt/app/model/report/
 RUN /opt/venv/bin/python -m compileall -q /opt/app && chmod -R a+rX /opt/app
 
-# Only /output and /tmp are written to; any user will do. Paths are absolute because Apptainer knows no WORKDIR.
+# Only /output and /tmp are written to; any user will do. Paths are absolute because Apptainer knows no WORKDIR. NVIDIA's
+# container runtime, where it is chosen by its name, gives GPUs to images that ask for them.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/tmp
+    HOME=/tmp \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000:1000
 WORKDIR /opt/app
 ENTRYPOINT ["/opt/venv/bin/python", "/opt/app/process.py"]

@@ -60,8 +60,8 @@ benchmark: .venv/benchmark-requirements.done
 	.venv/bin/python -m benchmark.folder_scaling
 	.venv/bin/python -m benchmark.augmentation_cost
 	.venv/bin/python -m benchmark.roofline --write
-	.venv/bin/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())" \
-		&& .venv/bin/python -m benchmark.gpu || echo "No GPU: benchmark.gpu is left out."
+	if .venv/bin/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; \
+		then .venv/bin/python -m benchmark.gpu; else echo "No GPU: benchmark.gpu is left out."; fi
 	.venv/bin/python -m benchmark.report
 
 .venv/bin/python:

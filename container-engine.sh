@@ -1,4 +1,4 @@
-# Sourced by build.sh, export.sh and the tests: sets CONTAINER_ENGINE to docker, or to podman when docker has no daemon.
+# Sourced by build.sh and export.sh: sets CONTAINER_ENGINE to docker, or to podman when docker has no daemon.
 if [[ -z "${CONTAINER_ENGINE:-}" ]]; then
     if docker info >/dev/null 2>&1; then
         CONTAINER_ENGINE=docker

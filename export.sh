@@ -56,7 +56,8 @@ name=${name//:/-}
 echo "Saving with $CONTAINER_ENGINE and $compress; this takes minutes"
 write "$EXPORT_FOLDER/$name.tar.gz" "$CONTAINER_ENGINE" save "$IMAGE"
 write "$EXPORT_FOLDER/$name-slim.tar.gz" "$CONTAINER_ENGINE" save "$IMAGE-slim"
-write "$EXPORT_FOLDER/model.tar.gz" tar -C "$WEIGHTS" -c .
+# The page that training writes beside the weights shows crops, so it stays here.
+write "$EXPORT_FOLDER/model.tar.gz" tar -C "$WEIGHTS" --exclude=./report.html -c .
 
 make --no-print-directory --silent .venv/export-requirements.done
 .venv/bin/cyclonedx-py requirements requirements.lock --of JSON -o "$partial"

@@ -18,6 +18,7 @@ from benchmark.folder_scaling import LINKS, write_images
 from benchmark.measuring import (
     Network,
     draw_crops,
+    machine,
     median_ratio,
     run_process,
     save,
@@ -52,7 +53,7 @@ def seconds_of(command: list[str], source: Path, target: Path, weights: Path, vi
 
 def compare(source: Path, root: Path, weights: Path, views: str, rounds: int) -> dict[str, list[float]]:
     """Seconds of folder mode and of a cohort on one machine, in turn, which begins first changing."""
-    ways = {"folder": ["process.py", "folder"], "cohort": ["-m", "cohort.predict", "--gpus", "0"]}
+    ways = {"folder": ["process.py", "folder", "--device", "cpu"], "cohort": ["-m", "cohort.predict", "--gpus", "0"]}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in sorted(ways, reverse=number % 2 == 0):
@@ -88,8 +89,10 @@ def main() -> None:
     parser.add_argument("--crops", type=Path, help="folder of PNG crops to take (default: drawn ones)")
     arguments = parser.parse_args()
     use_cores(arguments.cores)
-    figures = {"comparisons": {}} | saved("cohort")  # what is left out now stays as it was measured
-    figures.pop("machine", None)
+    before = saved("cohort")
+    figures: dict = {"comparisons": {}}
+    if before.pop("machine", None) == machine():  # what is left out now stays as it was measured
+        figures |= before
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         sources = write_sources(root / "sources", arguments.crops)

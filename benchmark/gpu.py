@@ -212,8 +212,10 @@ def against_float32(bench: Bench, folder: Path, crops: list[np.ndarray], view_se
     expected = Predictor(folder, bench.device, view_set, dtype=torch.float32)(crops)
     figures: dict = {"crops": len(crops), "real_crops": bench.real}
     for dtype in (torch.bfloat16, torch.float16):
-        found = Predictor(folder, bench.device, view_set, dtype=dtype)(crops)
+        predictor = Predictor(folder, bench.device, view_set, dtype=dtype)
+        found = predictor(crops)
         figures[name_of(dtype)] = {
+            "computed_in": name_of(predictor.dtype),  # float32 where it overflowed
             "largest_change": float(f"{np.abs(found - expected).max():.1e}"),
             "classes_changed": int(np.sum((found >= 0.5) != (expected >= 0.5))),
         }

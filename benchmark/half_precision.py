@@ -8,6 +8,7 @@ emulates what a GPU's half precision would round; prints JSON.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ def main() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         predictor = Predictor(folder, dtype=dtype)
         half = predictor(crops)
+        if predictor.dtype != dtype:
+            sys.exit(
+                f"{dtype} overflowed, and the crops were predicted in {predictor.dtype}: there is nothing to compare."
+            )
         figures[str(dtype).removeprefix("torch.")] = {
             "device": str(predictor.device),
             "largest_change": round(float(np.abs(half - expected).max()), 4),

@@ -49,6 +49,10 @@ def main() -> None:
 
         def until_healthy() -> None:
             while request(port, "GET", "/health") != 200:
+                if server.poll() is not None:
+                    sys.exit(
+                        f"The server has ended with status {server.returncode}; start it by hand: {' '.join(serve)}"
+                    )
                 time.sleep(0.02)
 
         def execute() -> None:

@@ -15,6 +15,7 @@ set -euo pipefail
 export MACHINES=$SLURM_NNODES
 export PROCESSES=${SLURM_GPUS_ON_NODE:-1}
 export RUN_ID=$SLURM_JOB_ID
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # steps do not inherit it since SLURM 22.05, and would get one processor
 export MAIN_MACHINE
 MAIN_MACHINE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29500
 

@@ -29,10 +29,18 @@ if ((SLURM_NNODES > 1)); then
         'until "$1" start --block --address "$2" --num-cpus "$3" --num-gpus "$4"; do sleep 5; done' \
         - "$ray" "$address" "$SLURM_CPUS_PER_TASK" "$gpus" &
 fi
-until .venv/bin/python -c "
+all_there() {
+    .venv/bin/python -c "
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-sys.exit(sum(node['Alive'] for node in ray.nodes()) < int(sys.argv[2]))" "$address" "$SLURM_NNODES" 2> /dev/null; do
+sys.exit(sum(node['Alive'] for node in ray.nodes()) < int(sys.argv[2]))" "$address" "$SLURM_NNODES"
+}
+for ((tries = ${TRIES:-120}; tries > 0; tries--)); do
+    all_there 2> /dev/null && break
     sleep 5
 done
+if ((tries == 0)) && ! all_there; then
+    echo "Ray does not run on all $SLURM_NNODES machines; what it said is above." >&2
+    exit 1
+fi
 .venv/bin/python -m cohort.predict "$@" --address "$address" --gpus $((gpus * SLURM_NNODES))

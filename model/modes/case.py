@@ -13,7 +13,7 @@ from model.constants import MICROMETRES_PER_PIXEL, is_expected
 from model.errors import CropError
 from model.images.checks import warn_of
 from model.images.read import read_stack
-from model.modes.grand_challenge import Entry, clear_result, find_stack, result, write_result
+from model.modes.grand_challenge import DECIMALS, Entry, clear_result, find_stack, result, write_result
 from model.modes.loader import Loader
 from model.network.calibration import posterior
 
@@ -103,9 +103,15 @@ def table(path: Path, entries: list[Entry], prevalence: float | None = None) -> 
     """
     lines = [f"{path}", f"{'crop':>5}  {'class':8}  confidence"]
     for number, entry in enumerate(entries, start=1):
-        lines.append(f"{number:5}  {entry['class']:8}  {entry['confidence']:10.3f}")
+        lines.append(f"{number:5}  {entry['class']:8}  {_rounded(entry['confidence']):>10}")
     if prevalence is not None:
         lines[1] += f"  posterior at {prevalence:g}"
         for number, entry in enumerate(entries, start=2):
             lines[number] += f"  {posterior(entry['confidence'], prevalence):.3f}"
     return "\n".join(lines)
+
+
+def _rounded(confidence: float) -> str:
+    """Three decimals, or as many as tell on which side of 0.5 it is."""
+    rounded = f"{confidence:.3f}"
+    return rounded if rounded != "0.500" else f"{confidence:.{DECIMALS}f}"

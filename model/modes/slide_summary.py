@@ -74,7 +74,7 @@ def summarise(
         "format": pyramid.format,
         "size": [pyramid.width, pyramid.height],
         "mpp": round(pyramid.mpp, 5),
-        "mpp_from": "the slide" if pyramid.said is None else "the command line",
+        "mpp_from": "the slide" if pyramid.said is None else "the user",
         "read_at": {"level": level, "mpp": round(mpp, 5), "resampled": mpp != MICROMETRES_PER_PIXEL},
         "detections": {
             "format": content.found.format,

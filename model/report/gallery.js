@@ -54,7 +54,8 @@
 
   const card = (crop) => {
     const item = make("li", undefined, "is-" + crop.class);
-    const number = "P\u00a0" + crop.p.toFixed(3);
+    const rounded = crop.p.toFixed(3);
+    const number = "P\u00a0" + (rounded === "0.500" ? crop.p.toFixed(6) : rounded); // on which side of 0.5 it is
     const where = crop.name + ", " + crop.place;
     if (crop.picture) item.append(show(crop.picture, where + ": " + crop.class + ", " + number));
     else item.append(make("div", "no picture", "missing"));

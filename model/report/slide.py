@@ -85,7 +85,6 @@ def report_slide(task: SlideTask, predictor: "Predictor", explainer: "Explainer 
             "overview": _overview(reader, target),
             "left_out": _first(target / LEFT_OUT, "detection", "reason", "detail"),
             "failures": _first(target / FAILURES, "detection", "reason"),
-            "most": MOST_FAILURES,
         }
         content |= fill(target, _rows(target), lambda rows: _read(reader, rows), explainer)
     path = target / REPORT

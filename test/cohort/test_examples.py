@@ -32,6 +32,47 @@ def commands(text: str) -> list[list[str]]:
     ]
 
 
+def test_a_job_of_kubernetes_that_came_to_its_end_has_not_failed(tmp_path: Path) -> None:
+    """A slide that could not be read is a row, and no reason to begin again."""
+    entrypoint = yaml.safe_load((EXAMPLES / "kuberay.yaml").read_text())["spec"]["entrypoint"]
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    entrypoint = entrypoint.replace("/data", str(tmp_path))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(shlex.split(entrypoint), env=environment, check=False).returncode == 1
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "predictions.csv").touch()
+    assert subprocess.run(shlex.split(entrypoint), env=environment, check=False).returncode == 0
+
+
+def test_slurm_with_ray_that_does_not_begin_ends_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_script(
+            "slurm_ray.sh",
+            tmp_path,
+            *("slides.parquet", "out"),
+            SLURM_JOB_NODELIST="one",
+            SLURM_NNODES="1",
+            SLURM_CPUS_PER_TASK="4",
+            TRIES="0",
+            PYTHON_FAILS="1",
+        )
+    assert "Ray does not run on all 1 machines" in failed.value.stderr
+
+
+def test_every_task_of_a_training_has_its_processors(tmp_path: Path) -> None:
+    run_script(
+        "../../training/slurm.sh",
+        tmp_path,
+        *("compact", "data.root=DIR"),
+        SLURM_JOB_NODELIST="one,two",
+        SLURM_NNODES="2",
+        SLURM_JOB_ID="7",
+        SLURM_CPUS_PER_TASK="16",
+    )
+    assert (tmp_path / "cpus").read_text().split() == ["16"]
+
+
 @pytest.mark.parametrize("name", ["cluster.yaml", "kuberay.yaml"])
 def test_commands_are_understood(name: str) -> None:
     found = commands((EXAMPLES / name).read_text())
@@ -81,7 +122,10 @@ def run_script(name: str, tmp_path: Path, *arguments: str, **environment: str) -
     own.mkdir(parents=True, exist_ok=True)
     log = tmp_path / "log"
     stubs = {programs / key: text for key, text in STUBS.items()}
-    stubs |= {own / "python": f'printf "%s\\t" "$@" >> {log}; echo >> {log}', own / "ray": "exit 0"}
+    stubs |= {
+        own / "python": f'printf "%s\\t" "$@" >> {log}; echo >> {log}; exit ${{PYTHON_FAILS:-0}}',
+        own / "ray": "exit 0",
+    }
     for path, text in stubs.items():
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
@@ -90,7 +134,10 @@ def run_script(name: str, tmp_path: Path, *arguments: str, **environment: str) -
         env={"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path), **environment},
         check=True,
         timeout=60,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    log.touch()
     return [line.strip("\t\n").split("\t") for line in log.read_text().splitlines() if line.strip("\t")]
 
 

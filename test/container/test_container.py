@@ -115,9 +115,12 @@ def invoke_server(tmp_path: Path) -> Iterator[InvokeServer]:
 
 
 def test_labels_tell_the_api() -> None:
-    for image, api in ((IMAGE, "exec"), (INVOKE_IMAGE, "invoke"), (f"{IMAGE}-slim", "exec")):
-        (description,) = json.loads(engine("image", "inspect", image).stdout)
-        assert description["Config"]["Labels"]["org.grand-challenge.api-method"] == api
+    """And what the platform starts, which gives no arguments: a case, or the server."""
+    for built, api, command in ((IMAGE, "exec", None), (INVOKE_IMAGE, "invoke", ["serve"])):
+        for image in (built, f"{built}-slim"):
+            (description,) = json.loads(engine("image", "inspect", image).stdout)
+            assert description["Config"]["Labels"]["org.grand-challenge.api-method"] == api
+            assert (description["Config"].get("Cmd") or None) == command
 
 
 def test_the_example_case(tmp_path: Path) -> None:

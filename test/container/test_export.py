@@ -1,11 +1,14 @@
 """export.sh with an engine that is a script: what it leaves behind when saving an image fails."""
 
+import gzip
 import os
+import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY
+from helpers import DEFAULT_WEIGHTS, REPOSITORY
 
 ENGINE = """#!/bin/sh
 case "$1" in
@@ -15,14 +18,25 @@ esac
 """
 
 
-def export(folder: Path, status: int) -> subprocess.CompletedProcess[str]:
+def export(folder: Path, status: int, **others: str) -> subprocess.CompletedProcess[str]:
     engine = folder / "engine"
     engine.write_text(ENGINE.format(status=status))
     engine.chmod(0o755)
-    settings = {"CONTAINER_ENGINE": str(engine), "EXPORT_FOLDER": str(folder / "export"), "IMAGE": "some:tag"}
+    settings = {"CONTAINER_ENGINE": str(engine), "EXPORT_FOLDER": str(folder / "export"), "IMAGE": "some:tag"} | others
     return subprocess.run(
         [REPOSITORY / "export.sh"], env=os.environ | settings, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def test_the_model_s_archive_has_the_weights_and_no_page_with_crops(tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(DEFAULT_WEIGHTS, tmp_path / "weights"))
+    (weights / "report.html").write_text("crops of patients")
+    export(tmp_path, status=0, WEIGHTS=str(weights))  # what follows, the bill of materials, is not looked at here
+    with tarfile.open(tmp_path / "export" / "model.tar.gz") as archive:
+        names = {name.removeprefix("./") for name in archive.getnames()}
+    assert names - {"."} == {file.name for file in DEFAULT_WEIGHTS.iterdir()} - {"report.html"}
+    for image in ("some-tag.tar.gz", "some-tag-slim.tar.gz"):
+        assert gzip.decompress((tmp_path / "export" / image).read_bytes()) == b"a part of an image"
 
 
 @pytest.mark.parametrize("before", [None, b"the archive of before"])

@@ -17,6 +17,7 @@ many give other crops in silence.
 import argparse
 import logging
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -39,7 +40,6 @@ from model.images.read import read_stack
 
 SECONDS, MEBIBYTES = 5, 1024
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 16, 127, 128, 255, 256, 4096, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63)
-KEYS = ("HeaderSize", "CompressedDataSize", "Comment", "ElementDataFile")
 WORDS = ("-1", "0", "1", "3", "4", "65536", "1e9", "nan", "", "LOCAL", "LIST", "/etc/passwd", "True", "MET_DOUBLE")
 
 
@@ -246,8 +246,10 @@ def outcomes(folder: Path, seed: int, seconds: float) -> Iterator[str]:
         if peak() - before > MEBIBYTES:
             yield "broken: memory"
             return
+        if outcome.startswith("broken"):
+            path.rename(folder / f"broken-{time.monotonic_ns()}{suffix}")  # until the other process has copied it
         yield outcome
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def peak() -> int:
@@ -280,11 +282,11 @@ def fuzz(seconds: float, seed: int, keep: Path) -> int:
 
 
 def kept(folder: Path, keep: Path, number: int) -> str:
-    """Copies the file that is being read to where it stays; returns where."""
+    """Moves what was found broken, or was being read when the process ended, to where it stays; returns where."""
     keep.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("now.*"):
+    for path in sorted(folder.glob("broken-*")) or folder.glob("now.*"):
         target = keep / f"{time.monotonic_ns()}-{number}{path.suffix}"
-        target.write_bytes(path.read_bytes())
+        shutil.move(path, target)
         return str(target)
     return "nothing"
 

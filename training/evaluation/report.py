@@ -103,7 +103,6 @@ def write_evaluation(
         "overall": overall,
         "rows": [("all crops", overall), *((legible(name), entry) for name, entry in domains.items())],
         "resamples": scores.RESAMPLES,
-        "classes": CLASSES,
         "confusion": [
             [int(((answers.labels == label) & (answers.called == called)).sum()) for called in (1, 0)]
             for label in (1, 0)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -272,6 +273,21 @@ def test_in_a_browser_the_gallery_sorts_and_filters(folder: Path) -> None:
         widths = page.locator("#crops img").evaluate_all("all => all.map((one) => one.complete && one.naturalWidth)")
         assert widths and min(widths) > 0
         assert all(page.locator("#crops img").evaluate_all("all => all.map((one) => one.alt)"))
+
+
+def test_in_a_browser_a_p_next_to_one_half_tells_its_side(folder: Path, tmp_path: Path, small_weights: Path) -> None:
+    """'normal P 0.500' would be wrong: from 0.5 on a crop is called atypical."""
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    rows[0][2:4] = "normal", "0.499900"
+    rows[1][2:4] = "atypical", "0.500000"
+    with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    report_folder(folder.parent / "in", out, None, Predictor(small_weights, "cpu", "d4"))
+    with opened(out / REPORT) as page:
+        said = page.locator("#crops li p:first-of-type").all_inner_texts()[:2]
+    assert sorted(text.split("\u00a0±")[0] for text in said) == ["atypical P\u00a00.500000", "normal P\u00a00.499900"]
 
 
 def test_in_a_browser_the_keyboard_reaches_every_control(folder: Path) -> None:

@@ -4,9 +4,11 @@ import base64
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -92,6 +94,19 @@ def test_the_page_says_what_summary_and_tables_say(task: SlideTask) -> None:
     assert f"figures per mm² {found['figures_per_mm2']:.2f}" in page.text
     assert f"{found['atypical_per_2.37_mm2']:.1f} atypical per 2.37 mm²" in page.text
     assert "Counted in the region hot <b>spot" in page.text and "left out: outside the slide 1" in page.text
+
+
+def test_the_page_says_how_often_the_classifier_errs(task: SlideTask, tmp_path: Path, predictor: Predictor) -> None:
+    target = Path(shutil.copytree(task.target, tmp_path / "out"))
+    assert "as the classifier calls" not in check_page(target / REPORT).text  # these weights do not tell
+    summary = json.loads((target / "summary.json").read_text())
+    summary["accuracy"] = {"sensitivity": 0.9, "specificity": 0.839, "positives": 100, "negatives": 300}
+    (target / "summary.json").write_text(json.dumps(summary))
+    report_slide(replace(task, target=target), predictor)
+    assert (
+        "it called 16 % of the normal figures atypical, and 10 % of the atypical ones"
+        in check_page(target / REPORT).text
+    )
 
 
 def test_warnings_are_beside_their_crops(task: SlideTask) -> None:
