@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -178,23 +179,26 @@ def run_process(command: Sequence[str], ready: str | None = None) -> tuple[float
         Seconds from its start, and the peak of its resident memory in MiB.
     """
     seconds: float | None = None
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    peaks = [0]
-    watcher = threading.Thread(target=_watch_memory, args=(process, peaks), daemon=True)
-    watcher.start()
-    assert process.stdout is not None and process.stderr is not None
-    for line in process.stdout:
-        if line.strip() == ready:
-            seconds = time.perf_counter() - start
-    errors = process.stderr.read()
-    status = process.wait()
-    seconds = seconds or (None if ready else time.perf_counter() - start)
-    watcher.join()
-    if status != 0 or seconds is None:
-        sys.exit(f"{' '.join(command)} failed: {errors}")
+    with tempfile.TemporaryFile(
+        "w+"
+    ) as errors:  # a pipe that nobody reads meanwhile would stop a process that warns much
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        peaks = [0]
+        watcher = threading.Thread(target=_watch_memory, args=(process, peaks), daemon=True)
+        watcher.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == ready:
+                seconds = time.perf_counter() - start
+        status = process.wait()
+        seconds = seconds or (None if ready else time.perf_counter() - start)
+        watcher.join()
+        if status != 0 or seconds is None:
+            errors.seek(0)
+            sys.exit(f"{' '.join(command)} failed: {errors.read()}")
     return seconds, peaks[-1] / 1024
 
 
