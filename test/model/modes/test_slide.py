@@ -498,7 +498,7 @@ def test_another_resolution_than_the_slides_is_believed_and_said(
         done = classify_slide(predictor, replace(task, mpp=0.5))
     assert "slide.tif states 0.25 µm per pixel, but --mpp says 0.5." in caplog.text
     assert "slide.tif is read at 0.5 µm per pixel; its crops are rescaled to 0.25." in caplog.text
-    assert (done.summary["mpp"], done.summary["mpp_from"]) == (0.5, "the command line")
+    assert (done.summary["mpp"], done.summary["mpp_from"]) == (0.5, "the user")
     caplog.clear()
     classify_slide(predictor, replace(task, mpp=0.25))
     assert "--mpp says" not in caplog.text
