@@ -81,6 +81,7 @@ def test_adapters_learn_from_random_weights_and_are_merged(data: Path, tmp_path:
         "README.md",
         "adapter.safetensors",
         "config.json",
+        "metrics.json",
         "training.yaml",
     ]
 
