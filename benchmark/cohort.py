@@ -18,7 +18,6 @@ from benchmark.folder_scaling import LINKS, write_images
 from benchmark.measuring import (
     Network,
     draw_crops,
-    machine,
     median_ratio,
     run_process,
     save,
@@ -89,10 +88,7 @@ def main() -> None:
     parser.add_argument("--crops", type=Path, help="folder of PNG crops to take (default: drawn ones)")
     arguments = parser.parse_args()
     use_cores(arguments.cores)
-    before = saved("cohort")
-    figures: dict = {"comparisons": {}}
-    if before.pop("machine", None) == machine():  # what is left out now stays as it was measured
-        figures |= before
+    figures = {"comparisons": {}} | saved("cohort")  # what is left out now stays as it was measured
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         sources = write_sources(root / "sources", arguments.crops)

@@ -36,7 +36,6 @@ from benchmark.measuring import (
     attempt,
     draw_crops,
     gflops,
-    machine,
     product_flops,
     save,
     saved,
@@ -314,7 +313,7 @@ def main() -> None:
     parser.add_argument("--training-steps", type=int, default=40, help="counted steps (default: 40)")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 here is float32
-    figures: dict = {} if arguments.trial else measured_before(arguments.results)
+    figures: dict = {} if arguments.trial else saved("gpu", arguments.results)
 
     def part(name: str, measure: Callable[[], dict]) -> None:
         if name not in (*arguments.parts, "tests"):
@@ -359,12 +358,6 @@ def main() -> None:
         part("tests", tests)
     failed = [name for name in arguments.parts if "failed" in figures[name]]
     sys.exit(f"These parts failed: {', '.join(failed)}." if failed else 0)
-
-
-def measured_before(folder: Path) -> dict:
-    """The parts in a folder's gpu.json, if they are of this machine."""
-    figures = saved("gpu", folder)
-    return figures if figures.pop("machine", None) == machine() else {}
 
 
 def read_pngs(folder: Path) -> list[np.ndarray]:

@@ -67,9 +67,10 @@ def save(name: str, figures: dict, folder: Path = RESULTS) -> None:
 
 
 def saved(name: str, folder: Path = RESULTS) -> dict:
-    """What `save` wrote, with the machine; empty where it wrote nothing."""
+    """What `save` wrote, if it was of this machine; else empty."""
     file = folder / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    figures = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return figures if figures.pop("machine", None) == machine() else {}
 
 
 def attempt(part: Callable[[], dict]) -> dict:
@@ -179,9 +180,8 @@ def run_process(command: Sequence[str], ready: str | None = None) -> tuple[float
         Seconds from its start, and the peak of its resident memory in MiB.
     """
     seconds: float | None = None
-    with tempfile.TemporaryFile(
-        "w+"
-    ) as errors:  # a pipe that nobody reads meanwhile would stop a process that warns much
+    # A pipe that nobody reads meanwhile would stop a process that warns much.
+    with tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True

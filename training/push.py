@@ -39,13 +39,14 @@ def push(folder: Path, repo: str, api: HfApi, public: bool = False, with_backbon
         UserError: the folder is incomplete or altered, its backbone is not the user's to pass on, the repository is
             public though that was not asked for, or the hub refuses.
     """
-    files = ADAPTER_FILES if is_adapter(folder) else WEIGHTS_FILES
+    adapter = is_adapter(folder)
+    files = ADAPTER_FILES if adapter else WEIGHTS_FILES
     for name in files:
-        if not (folder / name).is_file() and not (is_adapter(folder) and name == "metrics.json"):  # older ones lack it
+        if not (folder / name).is_file() and not (adapter and name == "metrics.json"):  # older ones lack it
             raise WeightsError(f"{folder} holds no {name}, without which nobody could judge or rebuild it; add it.")
     check_tensors(folder)
     config = read_config(folder)
-    if LICENSED in config.network.backbone and not is_adapter(folder) and not with_backbone:
+    if LICENSED in config.network.backbone and not adapter and not with_backbone:
         raise WeightsError(
             f"{folder} holds Meta's DINOv3 weights, which may be passed on under their own licence only; push the "
             f"adapter's folder instead, or say --with-backbone and add that licence to the repository."

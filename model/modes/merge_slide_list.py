@@ -9,16 +9,7 @@ from typing import Any
 from model.errors import CaseError
 from model.modes.shard import Shards, altered, clear_note
 from model.modes.slide_list import COLUMNS, SLIDES
-from model.modes.slide_tables import (
-    CROPS,
-    FAILURES,
-    GEOJSON,
-    LEFT_OUT,
-    PREDICTIONS,
-    RUN,
-    SUMMARY,
-    SlideTables,
-)
+from model.modes.slide_tables import CROPS, FAILURES, GEOJSON, LEFT_OUT, PREDICTIONS, RUN, SUMMARY, SlideTables
 from model.modes.writing import Whole, lock, make_folder, open_own, read_own, unwritable, write_bytes
 
 LARGEST_TABLE = 1 << 26
@@ -98,8 +89,9 @@ def _copy(source: Path, target: Path) -> None:
     make_folder(target)
     clear_note(target)
     (target / SUMMARY).unlink(missing_ok=True)
-    names = [*_crops(source, target), *FILES]
-    for name in names:
+    if _is_own_folder(source / CROPS):
+        make_folder(target / CROPS)
+    for name in [*_crops(source), *FILES]:
         try:
             content = read_own(source / name, LARGEST_FILE)
         except OSError as error:
@@ -113,20 +105,16 @@ def _forget(target: Path) -> None:
         return
     make_folder(target)  # refuses a link
     clear_note(target)
-    crops = target / CROPS
-    kept = [path for path in crops.iterdir() if _CROP.fullmatch(path.name)] if _is_own_folder(crops) else []
-    for path in [*(target / name for name in (SUMMARY, *FILES)), *kept]:
-        path.unlink(missing_ok=True)
+    for name in [*FILES, *_crops(target)]:
+        (target / name).unlink(missing_ok=True)
+
+
+def _crops(slide: Path) -> list[str]:
+    """The crops that a slide's run kept, below its folder."""
+    folder = slide / CROPS
+    paths = sorted(folder.iterdir()) if _is_own_folder(folder) else []
+    return [f"{CROPS}/{path.name}" for path in paths if _CROP.fullmatch(path.name)]
 
 
 def _is_own_folder(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink()
-
-
-def _crops(source: Path, target: Path) -> list[str]:
-    """The crops that a slide's run kept."""
-    folder = source / CROPS
-    if not _is_own_folder(folder):
-        return []
-    make_folder(target / CROPS)
-    return [f"{CROPS}/{path.name}" for path in sorted(folder.iterdir()) if _CROP.fullmatch(path.name)]

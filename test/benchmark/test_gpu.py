@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from helpers import REPOSITORY
 
-from benchmark.gpu import PARTS, measured_before
-from benchmark.measuring import attempt, machine, save
+from benchmark.gpu import PARTS
+from benchmark.measuring import attempt, machine, save, saved
 
 MISSING = ["SimpleITK", "imagecodecs", "omegaconf", "fastapi", "uvicorn", "openslide", "tifffile"]
 """What a machine that is lent for measuring need not have."""
@@ -51,10 +51,10 @@ def test_a_part_can_be_measured_alone() -> None:
 
 def test_parts_of_the_same_machine_are_kept(tmp_path: Path) -> None:
     save("gpu", {"ceiling": {"matrix": 8192}}, tmp_path)
-    assert measured_before(tmp_path) == {"ceiling": {"matrix": 8192}}
+    assert saved("gpu", tmp_path) == {"ceiling": {"matrix": 8192}}
     file = tmp_path / "gpu.json"
     file.write_text(file.read_text().replace(f'"cores": {machine()["cores"]}', '"cores": 1000'))
-    assert measured_before(tmp_path) == measured_before(tmp_path / "none") == {}
+    assert saved("gpu", tmp_path) == saved("gpu", tmp_path / "none") == {}
 
 
 def test_a_part_that_fails_loses_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:
