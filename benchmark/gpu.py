@@ -329,8 +329,7 @@ def main() -> None:
     roofs = figures.get("ceiling", {})
     with tempfile.TemporaryDirectory() as name:
         folder, pth, default = Path(name) / "large", Path(name) / "large.pth", Path(name) / "default.pth"
-        # A CPU computes in float16 very slowly.
-        half = torch.bfloat16 if arguments.trial else torch.float16
+        half = None if arguments.trial else torch.float16  # a CPU would take minutes over it
 
         def write_hplus() -> None:
             if not pth.exists():
@@ -361,9 +360,10 @@ def main() -> None:
 
 
 def read_pngs(folder: Path) -> list[np.ndarray]:
-    """Up to 512 of a folder's crops, every fifth."""
-    files = sorted(folder.glob("*.png"))[::5][:512]
-    return [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    """Up to 512 of a folder's crops, evenly spread over their names."""
+    files = sorted(folder.glob("*.png"))
+    chosen = np.linspace(0, len(files) - 1, min(len(files), 512)).astype(int)
+    return [np.asarray(Image.open(files[number]).convert("RGB")) for number in chosen]
 
 
 if __name__ == "__main__":

@@ -125,10 +125,10 @@ def _adapted(trial: bool, steps: int, checkpointing: bool, half: bool) -> dict:
     accelerator = Accelerator(
         mixed_precision="bf16", cpu=trial, dataloader_config=DataLoaderConfiguration(non_blocking=True)
     )
-    _start_counting()
     network = _network(config, accelerator.device)
     if half:
         halve_frozen(network, accelerator.mixed_precision)
+    _start_counting()  # here, as a fit halves them on the CPU
     fit = Fit.begin(config, accelerator, network, warm + steps)
 
     def epoch(count: int) -> _Timed:

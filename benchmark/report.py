@@ -137,7 +137,8 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
             "4 times a plain float32 loop; 16 GB; loading at most 5 %",
             cell(
                 results,
-                "{} times; {} GiB; {}",
+                "{} s; {} times; {} GiB; {}",
+                "gpu.training.bf16.seconds_a_step",
                 "gpu.training.bf16.times_faster_than_plain",
                 "gpu.training.bf16.peak_gib",
                 "gpu.training.bf16.loading_share",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY
+from PIL import Image
 
-from benchmark.gpu import PARTS
+from benchmark.gpu import PARTS, read_pngs
 from benchmark.measuring import attempt, machine, save, saved
 
 MISSING = ["SimpleITK", "imagecodecs", "omegaconf", "fastapi", "uvicorn", "openslide", "tifffile"]
@@ -84,3 +85,11 @@ def test_a_failed_ceiling_reference_and_rate_leave_the_rest() -> None:
     for name in ("hplus", "default"):
         assert "'case_seconds'" in lines[name] and "'as_timm_runs_it': {'batch_size'" in lines[name]
         assert lines[name].count("RuntimeError: injected") == 3
+
+
+@pytest.mark.parametrize(("crops", "read"), [(3, 3), (1000, 512), (1100, 512)])
+def test_a_folder_of_crops_is_read_evenly(tmp_path: Path, crops: int, read: int) -> None:
+    for number in range(crops):
+        Image.new("RGB", (1, 1), (number % 256, number // 256, 0)).save(tmp_path / f"{number:04}.png")
+    numbers = [int(crop[0, 0, 0]) + 256 * int(crop[0, 0, 1]) for crop in read_pngs(tmp_path)]
+    assert len(numbers) == read and numbers[-1] > 0.9 * (crops - 1), numbers[-1]
