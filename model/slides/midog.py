@@ -22,7 +22,8 @@ def read_midog(content: dict[str, Any], wanted: Wanted) -> Found:
     """The detections of one slide: its category 1, or both on `wanted.everything`.
 
     Raises:
-        CropError: the file does not tell of the slide, or its boxes are not x1, y1, x2, y2.
+        CropError: the file does not tell of the slide, or of several that may be it; or its boxes are not x1, y1, x2,
+            y2.
     """
     image = _image(content, wanted)
     names = {
@@ -53,7 +54,9 @@ def read_midog(content: dict[str, Any], wanted: Wanted) -> Found:
 def _image(content: dict[str, Any], wanted: Wanted) -> Any:
     """The id of the slide's image."""
     images = [image for image in content["images"] if isinstance(image, dict)]
-    found = [image.get("id") for image in images if wanted.is_slide(shown(image.get("file_name")))]
+    names = [shown(image.get("file_name")) for image in images]
+    name = wanted.named_so({*names} - {""})
+    found = [image.get("id") for image, its in zip(images, names, strict=True) if its == name]
     if len(found) != 1:
         raise CropError(
             f"{wanted.path} tells of {len(images)} images, and of {len(found)} that are called {wanted.slide}; give "

@@ -1,12 +1,17 @@
 """Which detections of a file can be used on a slide, and why the others cannot."""
 
+import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from model.errors import CropError
 from model.slides.detections import Detection, Found
 from model.slides.pyramid import Pyramid
 from model.slides.regions import Region, check_apart
+
+logger = logging.getLogger(__name__)
 
 EMPTY, OUTSIDE, DUPLICATE = "no point", "outside the slide", "duplicate"
 OTHER_CLASS, LARGE = "another class", "larger than a figure"
@@ -15,6 +20,9 @@ REASONS = (EMPTY, OTHER_CLASS, LARGE, OUTSIDE, DUPLICATE)
 
 DUPLICATE_UM = 5.0
 """Detections as near to each other, in µm, are taken for the same figure: half a metaphase plate."""
+
+BEYOND = 0.01
+"""Share of regions' area outside the slide above which that is said: outlines are often a little larger than it."""
 
 LARGEST_FIGURE_UM = 100.0
 """Width or height, in µm, above which an outline is no mitotic figure but a part of the slide."""
@@ -44,7 +52,7 @@ class Sifted:
     Attributes:
         used: number in the file, counted from 0, and detection.
         left_out: the others, in the file's order.
-        regions: as asked for.
+        regions: as asked for; what of them is on the slide.
     """
 
     used: list[tuple[int, Detection]] = field(default_factory=list)
@@ -70,12 +78,13 @@ def sift(found: Found, pyramid: Pyramid, from_bounds: bool) -> Sifted:
         from_bounds: whether coordinates are counted from the corner of the scanned part.
 
     Raises:
-        CropError: regions that were asked for overlap, so their area is unclear.
+        CropError: regions that were asked for are outside the slide, or overlap, so their area is unclear.
     """
     left, top = pyramid.origin if from_bounds else (0, 0)
     unit = pyramid.mpp_xy if found.unit == "um" else (1.0, 1.0)
-    sifted = Sifted(regions=[region.moved(left, top) for region in found.regions])
-    check_apart(sifted.regions)
+    regions = _on_slide(found.regions, left, top, pyramid)
+    check_apart(regions)  # before they are moved: what it says of a place is as in the file
+    sifted = Sifted(regions=[region.moved(left, top) for region in regions])
     neighbours = _Neighbours(DUPLICATE_UM / pyramid.mpp)
     for number, detection in enumerate(found.detections):
         size = detection.size / unit[0]
@@ -88,6 +97,23 @@ def sift(found: Found, pyramid: Pyramid, from_bounds: bool) -> Sifted:
         else:
             sifted.used.append((number, placed))
     return sifted
+
+
+def _on_slide(regions: Sequence[Region], left: int, top: int, pyramid: Pyramid) -> list[Region]:
+    """What of regions is on the slide, whose corner is `left` and `top` before where they are counted from."""
+    clipped = [region.clipped(-left, -top, pyramid.width - left, pyramid.height - top) for region in regions]
+    on_slide = [region for region in clipped if region is not None]
+    if regions and not on_slide:
+        raise CropError(
+            f"No region lies on the slide, which has {pyramid.width} x {pyramid.height} pixels; give its own regions, "
+            "or look at --origin."
+        )
+    whole, rest = (sum(region.area() for region in several) for several in (regions, on_slide))
+    if rest < (1 - BEYOND) * whole:
+        logger.warning(
+            "Of the regions %.3g %% lie outside the slide; that is not counted as area.", 100 * (1 - rest / whole)
+        )
+    return on_slide
 
 
 def _unusable(detection: Detection, pyramid: Pyramid) -> tuple[str, str]:

@@ -24,7 +24,8 @@ def read_table(text: str, wanted: Wanted) -> Found:
     `filename` or `Image`, by which the rows of this slide are taken.
 
     Raises:
-        CropError: columns are missing, doubtful or contradict what the user says, or no row is of this slide.
+        CropError: columns are missing, doubtful or contradict what the user says; no row is of this slide, or it is
+            doubtful which are.
     """
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
@@ -71,12 +72,13 @@ def _first(names: list[str], known: tuple[str, ...]) -> int | None:
 
 def _of_slide(content: list[list[str]], column: int, wanted: Wanted) -> list[list[str]]:
     """The rows of the slide, or all of them where the column is empty."""
-    named = {row[column] for row in content if column < len(row) and row[column].strip()}
+    names = [row[column].strip() if column < len(row) else "" for row in content]
+    named = set(names) - {""}
     if not named:
         return content
-    rows = [row for row in content if column < len(row) and wanted.is_slide(row[column].strip())]
-    if not rows:
+    name = wanted.named_so(named)
+    if name is None:
         raise CropError(
             f"{wanted.path} tells of {len(named)} slides, but not of {wanted.slide}; give the detections of this slide."
         )
-    return rows
+    return [row for row, its in zip(content, names, strict=True) if its == name]

@@ -1,11 +1,22 @@
 """What of a file of detections is asked for, and how its values are understood."""
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.errors import CropError
 from model.slides.detections import FINITE
+
+_SUFFIX = re.compile(
+    r"(?<=.)\.(svs|ndpi|ome|(ome\.)?tiff?|mrxs|scn|bif|vms|vmu|svslide|dcm|isyntax|czi|vsi|qptiff|png|jpe?g)\Z", re.I
+)
+"""Of slides, and of pictures of them. What follows another dot is part of a name: 12.1 is another slide than 12.2."""
+
+MOST_NAMES = 3
+"""Of slides in a message."""
 
 LONGEST_TEXT = 200
 """Characters of an id or a name that are kept."""
@@ -35,10 +46,29 @@ class Wanted:
         """Whether a class is asked for."""
         return not self.only or label in self.only
 
-    def is_slide(self, name: str) -> bool:
-        """Whether a name is the slide's, with its suffix or without."""
-        name = name.replace("\\", "/").rpartition("/")[2]
-        return name == self.slide or name == Path(self.slide).stem or Path(name).stem == Path(self.slide).stem
+    def named_so(self, names: Iterable[str]) -> str | None:
+        """Which of the names of slides in a file is the slide's; None where none is. Folders in them do not matter.
+
+        First comes the name of the slide's file, then that without its suffix, then that with another suffix of slides.
+
+        Raises:
+            CropError: several are as good, so it may be one of other slides.
+        """
+        stem = _SUFFIX.sub("", self.slide)
+        found: dict[int, set[str]] = {}
+        for path in names:
+            name = path.replace("\\", "/").rpartition("/")[2]
+            if _SUFFIX.sub("", name) == stem:
+                found.setdefault(0 if name == self.slide else 1 if name == stem else 2, set()).add(path)
+        if not found:
+            return None
+        best = sorted(found[min(found)])
+        if len(best) > 1:
+            listed = ", ".join(map(shown, best[:MOST_NAMES]))
+            raise CropError(
+                f"{self.path} tells of {listed}, and each may be {self.slide}; give the detections of this slide alone."
+            )
+        return best[0]
 
 
 def to_number(value: Any) -> float:

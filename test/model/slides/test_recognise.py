@@ -155,7 +155,47 @@ def test_what_is_not_understood_is_a_sentence(tmp_path: Path, text: str, what: s
 
 def test_rows_of_other_slides_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("filename,x,y\nslide.tiff,1,2\nother.tiff,3,4\nC:\\scans\\slide.svs,5,6\n,7,8\n")
-    assert [(d.x, d.y) for d in read(tmp_path / "a.csv").detections] == [(1, 2), (5, 6)]
+    assert [(d.x, d.y) for d in read(tmp_path / "a.csv").detections] == [(5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("slide", "names", "taken"),
+    [
+        ("12.svs", ["12", "12.1", "12.2"], "12"),
+        ("12.svs", ["12.1", "12.tif", "12.2"], "12.tif"),
+        ("12.1.svs", ["12", "12.1", "12.2.svs"], "12.1"),
+        ("12.1", ["12", "12.1.svs", "12.2"], "12.1.svs"),
+        ("A.svs", ["A.svs", "A.tiff", "A"], "A.svs"),
+        ("A.svs", ["A.tiff", "A", "B.svs"], "A"),
+        ("A.svs", ["B.svs", "/scans/A.SVS"], "/scans/A.SVS"),
+        ("A.svs", ["C:\\scans\\A.svs", "A.tiff"], "C:\\scans\\A.svs"),
+        ("A.ome.tif", ["A.ndpi", "B.ome.tif"], "A.ndpi"),
+        ("A.ome.tif", ["A.ome", "B.ome"], "A.ome"),
+        ("A.svs", ["A.ome.tif", "A.1.ome.tif"], "A.ome.tif"),
+        ("A.svs", ["A.1", "A.b", "A.txt", "a.svs", "AA.svs"], None),
+        ("A.svs", ["A.tiff", "A.ndpi", "B.svs"], "A.ndpi, A.tiff"),
+        ("A.svs", ["2023/A.svs", "2024/A.svs"], "2023/A.svs, 2024/A.svs"),
+    ],
+)
+def test_a_name_is_the_slides_but_for_the_suffix_of_a_slide(
+    tmp_path: Path, slide: str, names: list[str], taken: str | None
+) -> None:
+    """In tables and in MIDOG's files: figures of another slide are not taken, nor those of one that is doubtful."""
+    table, images = tmp_path / "a.csv", [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    table.write_text(
+        "slide,x,y\n" + "".join(f"{name},{number},1\n{name},{number},2\n" for number, name in enumerate(names))
+    )
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [n, 1, n + 2, 3]} for n in range(len(names))]
+    midog_file = write_json(tmp_path / "a.json", midog(images=images, annotations=boxes))
+    for path in (table, midog_file):
+        if taken in names:
+            number = names.index(taken)
+            expected = {(number, 1), (number, 2)} if path == table else {(number + 1, 2)}
+            assert {(d.x, d.y) for d in read_detections(Wanted(path, slide=slide)).detections} == expected
+        else:
+            what = f"tells of {taken}, and each may be {slide}; give" if taken else f"tells of 5 .*{slide}; give"
+            with pytest.raises(CropError, match=rf"{path.name} {what} the detections of this slide"):
+                read_detections(Wanted(path, slide=slide))
 
 
 def test_units(tmp_path: Path) -> None:
