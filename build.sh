@@ -32,9 +32,11 @@ if [[ "$real" != "$(pwd -P)"/model/* ]]; then
 fi
 WEIGHTS=${real#"$(pwd -P)/"}
 arguments=()
+# By these labels export.sh knows which weights the image has.
+labels=(--label "weights.folder=$WEIGHTS" --label "weights.config.sha256=$(sha256sum <"$WEIGHTS/config.json" | cut -d" " -f1)")
 [[ -n "${BASE_IMAGE:-}" ]] && arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 
 echo "Building $IMAGE-slim ($api) with $CONTAINER_ENGINE"
 "$CONTAINER_ENGINE" build "${arguments[@]}" "$@" --target "slim-$api" --tag "$IMAGE-slim" .
 echo "Building $IMAGE ($api, weights $WEIGHTS) with $CONTAINER_ENGINE"
-"$CONTAINER_ENGINE" build "${arguments[@]}" --build-arg "WEIGHTS=$WEIGHTS" "$@" --target "$api" --tag "$IMAGE" .
+"$CONTAINER_ENGINE" build "${arguments[@]}" --build-arg "WEIGHTS=$WEIGHTS" "${labels[@]}" "$@" --target "$api" --tag "$IMAGE" .

@@ -6,14 +6,15 @@
 #   model.tar.gz         and that model
 #   sbom.cdx.json        bill of materials of the image's Python packages (CycloneDX)
 #
+# The weights are those that the image was built with.
+#
 #   ./export.sh
-#   IMAGE=name:tag WEIGHTS=model/weights/mine EXPORT_FOLDER=export ./export.sh
+#   IMAGE=name:tag EXPORT_FOLDER=export ./export.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 source ./container-engine.sh
 
 IMAGE=${IMAGE:-atypical-mitosis:latest}
-WEIGHTS=${WEIGHTS:-model/weights/default}
 EXPORT_FOLDER=${EXPORT_FOLDER:-export}
 LIMIT=$((10 * 1000 ** 3)) # bytes of compressed image that the platform takes
 
@@ -23,8 +24,14 @@ for image in "$IMAGE" "$IMAGE-slim"; do
         exit 1
     fi
 done
-if [[ ! -f "$WEIGHTS/config.json" ]]; then
-    echo "$WEIGHTS is no weights folder; train one, or set WEIGHTS." >&2
+label() {
+    "$CONTAINER_ENGINE" image inspect --format "{{ index .Config.Labels \"$1\" }}" "$IMAGE"
+}
+built_with=$(label weights.folder)
+WEIGHTS=${WEIGHTS:-$built_with}
+if [[ ! -f "$WEIGHTS/config.json" ]] ||
+    [[ "$(sha256sum <"$WEIGHTS/config.json")" != "$(label weights.config.sha256) "* ]]; then
+    echo "$IMAGE was not built with the weights in '$WEIGHTS' as they are now; run WEIGHTS=${WEIGHTS:-DIR} ./build.sh first." >&2
     exit 1
 fi
 compress=gzip

@@ -22,6 +22,7 @@ def build(engine: Path, weights: Path | str) -> subprocess.CompletedProcess[str]
 def test_weights_below_model_are_built_in(tmp_path: Path, weights: Path | str) -> None:
     done = build(tmp_path / "engine", weights)
     assert done.returncode == 0 and "--build-arg WEIGHTS=model/weights/default" in done.stdout
+    assert "--label weights.folder=model/weights/default --label weights.config.sha256=" in done.stdout
 
 
 @pytest.mark.parametrize("place", ["elsewhere", "absolute", "up"])

@@ -1,6 +1,7 @@
 """export.sh with an engine that is a script: what it leaves behind when saving an image fails."""
 
 import gzip
+import hashlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,10 @@ import pytest
 from helpers import DEFAULT_WEIGHTS, REPOSITORY
 
 ENGINE = """#!/bin/sh
+case "$*" in
+    *weights.folder*) echo '{weights}' ;;
+    *weights.config.sha256*) echo '{sha256}' ;;
+esac
 case "$1" in
     image) exit 0 ;;
     save) printf 'a part of an image'; exit {status} ;;
@@ -18,9 +23,13 @@ esac
 """
 
 
-def export(folder: Path, status: int, **others: str) -> subprocess.CompletedProcess[str]:
+def export(
+    folder: Path, status: int, weights: Path = DEFAULT_WEIGHTS, **others: str
+) -> subprocess.CompletedProcess[str]:
+    """Of an image that was built with some weights."""
     engine = folder / "engine"
-    engine.write_text(ENGINE.format(status=status))
+    sha256 = hashlib.sha256((weights / "config.json").read_bytes()).hexdigest()
+    engine.write_text(ENGINE.format(status=status, weights=weights, sha256=sha256))
     engine.chmod(0o755)
     settings = {"CONTAINER_ENGINE": str(engine), "EXPORT_FOLDER": str(folder / "export"), "IMAGE": "some:tag"} | others
     return subprocess.run(
@@ -31,12 +40,24 @@ def export(folder: Path, status: int, **others: str) -> subprocess.CompletedProc
 def test_the_model_s_archive_has_the_weights_and_no_page_with_crops(tmp_path: Path) -> None:
     weights = Path(shutil.copytree(DEFAULT_WEIGHTS, tmp_path / "weights"))
     (weights / "report.html").write_text("crops of patients")
-    export(tmp_path, status=0, WEIGHTS=str(weights))  # what follows, the bill of materials, is not looked at here
+    export(tmp_path, status=0, weights=weights)  # what follows, the bill of materials, is not looked at here
     with tarfile.open(tmp_path / "export" / "model.tar.gz") as archive:
         names = {name.removeprefix("./") for name in archive.getnames()}
     assert names - {"."} == {file.name for file in DEFAULT_WEIGHTS.iterdir()} - {"report.html"}
     for image in ("some-tag.tar.gz", "some-tag-slim.tar.gz"):
         assert gzip.decompress((tmp_path / "export" / image).read_bytes()) == b"a part of an image"
+
+
+def test_weights_that_the_image_was_not_built_with_are_refused(tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(DEFAULT_WEIGHTS, tmp_path / "weights"))
+    config = weights / "config.json"
+    config.write_text(config.read_text().replace('"version": "', '"version": "0'))
+    done = export(tmp_path, status=0, WEIGHTS=str(weights))
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"some:tag was not built with the weights in '{weights}' as they are now; run WEIGHTS="
+    )
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.parametrize("before", [None, b"the archive of before"])
