@@ -15,15 +15,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from model.constants import DEFAULT_VIEWS, VIEW_SETS
 from model.errors import UserError
+from model.files import read_bounded
 from model.network.weights_folder import refuse_address
 from model.predictor import Predictor
 from training.data.text import listing
 from training.evaluation import answers, platform_results, scores, weights_report
 from training.evaluation.ground_truth import read_truth
+from training.evaluation.held_out import table_path
 from training.evaluation.report import About, Crops, report_held_out, write_evaluation
-from training.run_folder import LOG
+from training.run_folder import CONFIG, LARGEST_CONFIG, LOG
 
 ROOT = "data.root="
 
@@ -49,17 +53,47 @@ def evaluate_weights(arguments: argparse.Namespace, root: Path) -> None:
     print(f"\nWrote {output / weights_report.METRICS}, {output / weights_report.PREDICTIONS} and {page}.")
 
 
+def tables_of_run(table: Path) -> tuple[list[Path], int, str]:
+    """What the model card has the figures of a table from, as the `config.yaml` of its run says.
+
+    Args:
+        table: `held_out_SPLIT.csv` in the run's folder.
+
+    Returns:
+        The table and, where the operating point stands on it, too, the one of `data.shift_split`; the seed of the
+        resampling; and a sentence where the card's tables and seed cannot be told, else an empty text.
+    """
+    alone = f"The operating point is from {table} alone, so the figures may differ from the model card's: "
+    try:
+        config = yaml.safe_load(read_bounded(table.with_name(CONFIG), LARGEST_CONFIG))
+        split, shift_split, seed = config["data"]["split"], config["data"]["shift_split"], int(config["seed"])
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError, RecursionError):
+        return [table], 0, f"{alone}beside it is no {CONFIG} of its run, which names the other table and the seed."
+    if table.name not in (names := [table_path(table.parent, name).name for name in (split, shift_split)]):
+        return [table], seed, f"{alone}{table.with_name(CONFIG)} is of a run with {split} as data.split."
+    if table.name == names[1] or not shift_split:
+        return [table], seed, ""
+    further = table.with_name(names[1])
+    if not further.is_file():
+        return [table], seed, f"{alone}{further.name}, which the run's calibration stands on, too, is not beside it."
+    return [table, further], seed, ""
+
+
 def evaluate_table(table: Path, output: Path | None) -> None:
     """A run's held-out predictions: prints JSON, and with --output writes metrics.json and a page."""
     if output is not None:
         weights_report.check_output(output)
-    metrics = scores.report_table(table)
+    tables, seed, remark = tables_of_run(table)
+    metrics = scores.report_run(tables, seed)
     print(json.dumps(metrics, indent=2))
+    if remark:
+        print(remark, file=sys.stderr)
     if output is not None:
         weights_report.write_report(output, metrics)
         sentence = f"{metrics['crops']} crops of {table}, calibrated on {metrics['calibrated_on']}."
-        about = About("Evaluation of held-out predictions", sentence, log=table.with_name(LOG))
-        page = report_held_out(output, about, [table], metrics)
+        said = [remark] if remark else []
+        about = About("Evaluation of held-out predictions", sentence, said, log=table.with_name(LOG))
+        page = report_held_out(output, about, tables, metrics)
         print(f"Wrote {output / weights_report.METRICS} and {page}.", file=sys.stderr)
 
 
@@ -106,6 +140,8 @@ def print_figures(
         said: sentences.
     """
     print(answers.table(overall, parts))
+    if any(answers.few_slides(entry) for entry in (overall, *(e for part in parts.values() for e in part.values()))):
+        print(answers.NARROW)
     print(f"\n{answers.EXPLANATION}")
     if any(isinstance(entry, dict) and "interval_95" in entry for entry in overall.values()):
         print(f"In brackets: 95 % intervals over {scores.RESAMPLES} resamplings of slides.")

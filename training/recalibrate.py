@@ -38,7 +38,9 @@ NOTE = """> **Recalibrated.** The calibration, and with it the operating point, 
 """
 
 
-def write_recalibrated(source: Path, output: Path, recalibrated: Recalibrated, classified: Classified) -> WeightsConfig:
+def write_recalibrated(
+    source: Path, output: Path, recalibrated: Recalibrated, classified: Classified, views: str
+) -> WeightsConfig:
     """Writes the weights folder: the same tensors, the new calibration, what it stands on.
 
     Args:
@@ -46,6 +48,7 @@ def write_recalibrated(source: Path, output: Path, recalibrated: Recalibrated, c
         output: replaced as a whole; may be `source`.
         recalibrated: to the crops of
         classified: the lab's.
+        views: that they were classified with.
 
     Returns:
         The new config.json.
@@ -55,7 +58,8 @@ def write_recalibrated(source: Path, output: Path, recalibrated: Recalibrated, c
     """
     old, report = read_config(source), recalibrated.report
     domains = sorted(set(classified.names("domain")))
-    about = report | {"domains": domains, "of_version": old.version, "old_calibration": asdict(old.calibration)}
+    about = report | {"domains": domains, "views": views}
+    about |= {"of_version": old.version, "old_calibration": asdict(old.calibration)}
     config = replace(
         old,
         version=old.version if old.version.endswith(SUFFIX) else old.version + SUFFIX,
@@ -154,7 +158,7 @@ def run(arguments: argparse.Namespace) -> None:
     classified = classify(predictor, root, progress=sys.stderr.isatty())
     exact = replace(classified.answers, probabilities=classified.probabilities)
     recalibrated = recalibrate(exact, predictor.config.calibration)
-    config = write_recalibrated(weights, output, recalibrated, classified)
+    config = write_recalibrated(weights, output, recalibrated, classified, predictor.view_set)
     print_report(recalibrated)
     print(f"Wrote {output} ({config.name} {config.version}).")
 

@@ -30,7 +30,7 @@ from training.evaluation.calibration import fit_calibration
 from training.evaluation.held_out import read_predictions
 from training.evaluation.model_card import model_card
 from training.evaluation.report import About, report_held_out
-from training.evaluation.scores import report_table
+from training.evaluation.scores import report_run
 from training.fitting.cross_validation import cross_validate, fit_seed, hold_out
 from training.fitting.ensembles import members, soup
 from training.fitting.fit import fit_network, logit_spread, measure_spread
@@ -75,7 +75,8 @@ def train(config: Config, replace: bool = False, smoke: bool = False) -> dict[st
     with open_run(config, replace, smoke) as run:
         _show_data(run)
         tables = [cross_validate(run, split) for split in run.splits]
-        metrics = _report(config, tables)
+        metrics = report_run(tables, config.seed)
+        logger.info("Held out: %s", json.dumps(metrics["overall"]))
         calibration = _calibrate_on_all(tables)
         product = _fit_final(run, [fit.name for fit in run.splits[0].fits])
         folds = [logit_spread(run, fit.name) for split in run.splits for fit in split.fits]
@@ -155,15 +156,6 @@ def _show_data(run: Run) -> None:
         page = run.folder / "augmented.png"
         draw_augmented(page, run.crops, run.config, preprocessing_of(run.config))
         logger.info("What training alters crops to: %s", page)
-
-
-def _report(config: Config, tables: Sequence[Path]) -> dict[str, Any]:
-    """Figures on crops that were held out."""
-    metrics = report_table(tables[0], config.seed, *tables[1:])
-    if len(tables) > 1:
-        metrics[f"held_out_{config.data.shift_split}"] = report_table(tables[1], config.seed)
-    logger.info("Held out: %s", json.dumps(metrics["overall"]))
-    return metrics
 
 
 def _calibrate_on_all(tables: Sequence[Path]) -> Calibration:

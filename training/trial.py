@@ -3,6 +3,7 @@
 python -m training.trial NAME compact data.root=DIR data.split=sources augmentation.mixup=0.4    # adds a row
 python -m training.trial NAME compact data.root=DIR data.split=sources KEY=VALUE --only sources_0  # of one fold alone
 python -m training.trial --compare BASELINE NAME                    # what the change did, with an interval
+python -m training.trial --compare BASELINE NAME --only sources_0   # of one fold, where a trial has several tables
 
 A trial cross-validates and fits nothing else, so its operating point is from the other folds' predictions; one fold
 alone has none, and tells the ROC AUC at a third of the time or less. The table is `training/trials.csv`; predictions
@@ -22,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
+from model.network.calibration import sigmoid
 from training.config import ConfigError, load_config
 from training.data.folds import Split
+from training.evaluation.calibration import cross_calibrate
 from training.evaluation.comparison import compare
 from training.evaluation.held_out import find_tables, read_predictions, table_path, write_predictions
-from training.evaluation.scores import report_ranking, report_table
+from training.evaluation.scores import domain_roc_auc, report_ranking, report_table
 from training.fitting.cross_validation import cross_validate, hold_out
 from training.fitting.run import Run
 from training.run_folder import open_run
@@ -64,10 +67,11 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str], only: str = "") 
     with open_run(config) as run:
         split = dataclasses.replace(run.splits[0], calibrating=[])  # trials are compared with trials: half as many fits
         table = _one_fold(run, split, only) if only else cross_validate(run, split, config.ensemble)
-    metrics = report_ranking(read_predictions(table), config.seed) if only else report_table(table, config.seed)
+    held_out = read_predictions(table)
+    metrics = report_ranking(held_out, config.seed) if only else report_table(table, config.seed)
+    probabilities = sigmoid(held_out.logits) if only else cross_calibrate(held_out)
     overall, shifted = metrics["overall"], metrics["shifted"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
-    domain_roc_auc = np.mean([domain["roc_auc"] for domain in metrics["domains"].values()])
     row = {
         "trial": name,
         "recipe": f"{config.name} {config.version}",
@@ -76,7 +80,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str], only: str = "") 
         "seed": config.seed,
         "roc_auc": overall["roc_auc"]["value"],
         "roc_auc_95": _interval(overall["roc_auc"]),
-        "domain_roc_auc": f"{domain_roc_auc:.4f}",
+        "domain_roc_auc": f"{domain_roc_auc(held_out.labels, held_out.domains, probabilities):.4f}",
         "balanced_accuracy": "" if only else overall["balanced_accuracy"]["value"],
         "balanced_accuracy_95": "" if only else _interval(overall["balanced_accuracy"]),
         "shifted_roc_auc": shifted["roc_auc"]["value"],
@@ -98,10 +102,29 @@ def _one_fold(run: Run, split: Split, name: str) -> Path:
     return table
 
 
-def _table_of(trial: str) -> Path:
-    if tables := find_tables(RUNS / trial):
-        return tables[0]
-    raise UserError(f"{RUNS / trial} holds no predictions; run the trial first.")
+def shared_tables(trials: Sequence[str], only: str = "") -> list[Path]:
+    """The tables to compare of some trials, one each, of one name: of the same split, or the same fold of it.
+
+    Args:
+        trials: their names.
+        only: the split or the fit whose tables they are, such as `sources_0`; empty for the one that all have.
+
+    Raises:
+        UserError: a trial has no table, not that one, or all have none or several in common.
+    """
+    found = {trial: [table.name for table in find_tables(RUNS / trial)] for trial in trials}
+    for trial, names in found.items():
+        if not names:
+            raise UserError(f"{RUNS / trial} holds no predictions; run the trial first.")
+    have = "; ".join(f"{RUNS / trial} has {', '.join(names)}" for trial, names in found.items())
+    shared = sorted(set.intersection(*map(set, found.values())))
+    if only:
+        shared = [name for name in shared if name == table_path(RUNS, only).name]
+    if not shared:
+        raise UserError(f"The trials share no table{f' of {only}' * bool(only)}: {have}; compare trials of one split.")
+    if len(shared) > 1:
+        raise UserError(f"The trials share several tables: {have}; say by --only which to compare, such as sources_0.")
+    return [RUNS / trial / shared[0] for trial in trials]
 
 
 def _interval(entry: dict[str, Any]) -> str:
@@ -123,7 +146,9 @@ def main() -> None:
     """Command line: a trial, or the comparison of two."""
     parser = argparse.ArgumentParser(prog="python -m training.trial", description="Try a change to a recipe.")
     parser.add_argument("--compare", action="store_true", help="compare two finished trials instead")
-    parser.add_argument("--only", metavar="FIT", default="", help="make one fit of the split alone, such as sources_0")
+    parser.add_argument(
+        "--only", metavar="FIT", default="", help="make, or compare, one fit of the split alone, such as sources_0"
+    )
     parser.add_argument("name", help="of the trial; with --compare, of the baseline")
     parser.add_argument("recipe", help="one of training/configs/; with --compare, the other trial's name")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of training/config.py")
@@ -133,7 +158,8 @@ def main() -> None:
         if not arguments.compare:
             _add_row(run_trial(arguments.name, arguments.recipe, arguments.overrides, arguments.only))
             return
-        first, second = (read_predictions(_table_of(name)) for name in (arguments.name, arguments.recipe))
+        tables = shared_tables([arguments.name, arguments.recipe], arguments.only)
+        first, second = map(read_predictions, tables)
         for name, (value, low, high) in compare(first, second).items():
             print(f"{name:28} {value:+.4f}  ({low:+.4f} to {high:+.4f})")
     except UserError as error:

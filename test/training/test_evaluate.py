@@ -1,11 +1,13 @@
 import csv
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers import DEFAULT_WEIGHTS, REPOSITORY
 from pages import check_page
 from PIL import Image
@@ -14,7 +16,11 @@ from model.images.read import read_crops
 from model.modes.folder import classify_folder
 from model.modes.grand_challenge import result
 from model.predictor import Predictor
+from training.data.sample import Sample
 from training.evaluate import main
+from training.evaluation.calibration import cross_calibrate
+from training.evaluation.held_out import read_predictions, table_path, write_predictions
+from training.evaluation.scores import report_table
 
 pytestmark = pytest.mark.usefixtures("few_resamples", "one_thread")
 
@@ -45,6 +51,66 @@ def test_command_line_reports_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     for name, sentence in (("nowhere.csv", "There is no table .*nowhere"), ("other.csv", "has no rows with a column")):
         with pytest.raises(SystemExit, match=sentence):
             main([str(tmp_path / name)])
+
+
+def write_run(folder: Path, *, shift_split: str = "sources", seed: int = 7) -> tuple[Path, Path]:
+    """A run's config.yaml and its two tables, of the same crops, whose logits lie apart."""
+    random = np.random.default_rng(0)
+    samples = [Sample(Path(f"{i}.png"), int(i % 4 == 0), "x", f"s{i // 5}") for i in range(200)]
+    tables = table_path(folder, "slides"), table_path(folder, "sources")
+    for table, offset, folds in zip(tables, (0, 2), (4, 2), strict=True):
+        logits = random.normal(2 * (np.arange(200) % 4 == 0) - offset, size=(2, 200)).T
+        write_predictions(table, samples, np.arange(200) // 5 % folds, logits)
+    data = {"split": "slides", "shift_split": shift_split}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "data": data}))
+    return tables
+
+
+def evaluated(table: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[dict, str]:
+    main([str(table), *options])
+    printed = capsys.readouterr()
+    return json.loads(printed.out), printed.err
+
+
+def test_a_table_of_a_run_gives_the_figures_of_its_model_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides, sources = write_run(tmp_path)
+    metrics, said = evaluated(slides, capsys)
+    card = report_table(slides, 7, sources) | {"held_out_sources": report_table(sources, 7)}
+    assert metrics == card and said == ""
+    assert metrics["overall"] != report_table(slides, 7)["overall"]
+    assert evaluated(slides, capsys, "--output", str(tmp_path / "out"))[0] == card
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == card
+    page = check_page(tmp_path / "out" / "report.html")
+    assert f"{card['overall']['balanced_accuracy']['value']:.3f} (" in page.text and "To be said" not in page.text
+    held_out = read_predictions(slides)
+    called = cross_calibrate(held_out, further=read_predictions(sources).logits) >= 0.5
+    counts = [int(((held_out.labels == label) & (called == call)).sum()) for label in (1, 0) for call in (1, 0)]
+    assert "atypical {} {} normal {} {}".format(*counts) in page.text
+    assert evaluated(sources, capsys) == (card["held_out_sources"], "")
+
+
+def test_where_the_tables_of_the_card_cannot_be_told_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides, sources = write_run(tmp_path)
+    alone = "The operating point is from .*held_out_slides\\.csv alone, so the figures may differ from the model card's"
+    sources.unlink()
+    metrics, said = evaluated(slides, capsys, "--output", str(tmp_path / "out"))
+    assert re.match(f"{alone}: held_out_sources\\.csv, which .* is not beside it\\.\n", said)
+    assert metrics == report_table(slides, 7) and "is not beside it." in check_page(tmp_path / "out/report.html").text
+    (tmp_path / "config.yaml").write_text("seed: 7\ndata: {split: domains, shift_split: ''}")
+    said = evaluated(slides, capsys)[1]
+    assert re.match(f"{alone}: .*config\\.yaml is of a run with domains as data\\.split\\.$", said)
+    for content in ("seed: 7\ndata: {split: slides}", "[", "[1]", "seed: x\ndata: {split: slides, shift_split: ''}"):
+        (tmp_path / "config.yaml").write_text(content)
+        assert re.match(f"{alone}: beside it is no config\\.yaml of its run", evaluated(slides, capsys)[1]), content
+    (tmp_path / "config.yaml").unlink()
+    metrics, said = evaluated(slides, capsys)
+    assert re.match(f"{alone}: beside it is no", said) and metrics == report_table(slides)
+    write_run(tmp_path, shift_split="")
+    assert evaluated(slides, capsys) == (report_table(slides, 7), "")
 
 
 def test_a_weights_folder_on_a_manifest_gives_what_the_container_gives(

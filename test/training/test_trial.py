@@ -3,12 +3,58 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import OVERRIDES
 
 from training import trial
+from training.data.sample import Sample
+from training.evaluation.held_out import table_path, write_predictions
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
+
+
+def write_trial(folder: Path, name: str, split: str, slides_per_fold: int = 5) -> None:
+    """The table of a split, or of one fit, that a trial has left."""
+    samples = [Sample(Path(f"{i}.png"), int(i % 4 == 0), "x", f"s{i // 10:02}") for i in range(200)]
+    logits = np.random.default_rng(0).normal(np.arange(200) % 4 == 0, size=(2, 200)).T
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    folds = np.arange(200) // 10 // slides_per_fold if split in ("slides", "sources") else np.zeros(200, int)
+    write_predictions(table_path(folder / name, split), samples, folds, logits)
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["trial", "--compare", *arguments])
+    trial.main()
+
+
+def test_trials_of_unlike_splits_or_folds_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "RUNS", tmp_path)
+    for name, split in (("a", "slides"), ("b", "sources"), ("c", "slides"), ("d", "sources_0"), ("e", "sources_2")):
+        write_trial(tmp_path, name, split, slides_per_fold=10 if name == "c" else 5)
+    unlike = r"share no table: .*a has held_out_slides\.csv; .*b has held_out_sources\.csv; compare trials of one split"
+    none = "share no table"
+    for names, sentence in (("ab", unlike), ("ac", "in other folds"), ("de", none), ("ad", none)):
+        with pytest.raises(SystemExit, match=sentence):
+            compare(monkeypatch, *names)
+
+
+def test_of_several_tables_only_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trial, "RUNS", tmp_path)
+    for name in ("x", "y"):
+        for split in ("sources_0", "sources_2"):
+            write_trial(tmp_path, name, split)
+    write_trial(tmp_path, "z", "sources_2")
+    several = r"share several tables: .*x has held_out_sources_0\.csv, held_out_sources_2\.csv; .* say by --only which"
+    with pytest.raises(SystemExit, match=several):
+        compare(monkeypatch, "x", "y")
+    with pytest.raises(SystemExit, match="share no table of sources_0: "):
+        compare(monkeypatch, "x", "z", "--only", "sources_0")
+    compare(monkeypatch, "x", "y", "--only", "sources_2")
+    assert capsys.readouterr().out.startswith("roc_auc ")
+    assert trial.shared_tables(["x", "z"]) == [tmp_path / name / "held_out_sources_2.csv" for name in "xz"]
 
 
 @pytest.mark.slow

@@ -26,11 +26,16 @@ FEW_CROPS = 20
 FEW_SLIDES = 10
 """With fewer, an interval over resampled slides is too narrow to be relied on."""
 
+FEW_SLIDES_OF_CLASS = 5
+"""The same of the slides that crops of one class are of, however many the other class has."""
+
 EXPLANATION = (
     "Sensitivity is the share of the atypical figures that are called atypical, specificity the share of the\n"
     "normal ones that are called normal, balanced accuracy the mean of the two. ROC AUC is the chance that of an\n"
     "atypical and a normal figure the atypical one gets the higher probability."
 )
+
+NARROW = "Intervals over as few slides as are noted are narrower than they should be; over one there is none."
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class Answers:
     def slides(self) -> int | None:
         """Number of slides, None where they are not known."""
         return None if self.groups is None else len(np.unique(self.groups))
+
+    @property
+    def slides_by_class(self) -> dict[str, int] | None:
+        """Number of slides that crops of each class are of, None where they are not known."""
+        return None if self.groups is None else scores.slides_by_class(self.labels, self.groups)
 
 
 def figures(answers: Answers) -> dict[str, float]:
@@ -96,18 +106,21 @@ def with_intervals(answers: Answers) -> dict[str, Any]:
     """The figures of some crops, with 95 % intervals over slides where there are several, and their calibration.
 
     Returns:
-        crops, atypical, slides; of each figure that the labels allow its value and, where there are slides to resample,
-        its interval_95 (percentiles; none if all resamplings agree); and expected_calibration_error where there are
-        both classes.
+        crops, atypical, slides, slides_by_class; of each figure that the labels allow its value and, where each class
+        that it is of is on two slides at least, its interval_95 (percentiles; none if all resamplings agree); and
+        expected_calibration_error where there are both classes.
     """
     report: dict[str, Any] = {"crops": len(answers), "atypical": int(answers.labels.sum()), "slides": answers.slides}
+    report["slides_by_class"] = by_class = answers.slides_by_class
+    told = scores.figures_with_interval(by_class) if by_class else []
     values = figures(answers)
     resampled = resampled_slides(answers) if (answers.slides or 0) > 1 else []
     drawn = [list(figures(answers.subset(chosen)).values()) for chosen in resampled]
     limits = np.percentile(drawn, [2.5, 97.5], axis=0).T.tolist() if drawn else [None] * len(values)
     for (name, value), limit in zip(values.items(), limits, strict=True):
         report[name] = {"value": round(value, 4)}
-        if limit is not None and limit[0] < limit[1]:  # none of no width: too few crops look like certainty
+        # None of no width: too few crops look like certainty.
+        if name in told and limit is not None and limit[0] < limit[1]:
             report[name]["interval_95"] = [round(end, 4) for end in limit]
     if 0 < report["atypical"] < len(answers):
         error = scores.expected_calibration_error(answers.labels, answers.probabilities)
@@ -149,6 +162,14 @@ def remarks(overall: Mapping[str, Any]) -> list[str]:
         said.append("All crops are of one slide (group), so how far the figures would differ on others cannot be told.")
     elif slides < FEW_SLIDES:
         said.append(f"The intervals stand on {slides} slides only and are narrower than they should be.")
+    for name, count in _classes_on_few(overall).items():
+        if count == 1 < slides:
+            said.append(
+                f"All {name} crops are of one slide (group), so how far ROC AUC, balanced accuracy and the share of "
+                f"{name} crops that are called so would differ on others cannot be told."
+            )
+        elif count > 1:
+            said.append(f"The {name} crops are of {count} slides only; intervals are narrower than they should be.")
     auc = overall.get("roc_auc", {}).get("value", 1)
     if auc < 0.5:
         said.append(
@@ -158,8 +179,28 @@ def remarks(overall: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def few_slides(entry: Mapping[str, Any]) -> str:
+    """A note on the slides that figures stand on where they are so few that intervals are too narrow; else empty.
+
+    Args:
+        entry: of `with_intervals`.
+    """
+    slides = entry["slides"]
+    few = {"": slides} if slides is not None and slides < FEW_SLIDES else {}
+    few |= {f"{name} on ": count for name, count in _classes_on_few(entry).items()}
+    return ", ".join(f"{of}{count} slide{'s' if count > 1 else ''} only" for of, count in few.items())
+
+
+def _classes_on_few(entry: Mapping[str, Any]) -> dict[str, int]:
+    """Classes that are there on few slides, and on fewer than the crops as a whole, with how many that are."""
+    by_class = entry["slides_by_class"] or {}
+    return {name: n for name, n in by_class.items() if 0 < n < min(FEW_SLIDES_OF_CLASS, entry["slides"])}
+
+
 def table(overall: Mapping[str, Any], parts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """The figures for a person to read: a line for all crops, and one for each domain and source.
+
+    A line ends in a note where its figures stand on few slides.
 
     Args:
         overall: of `with_intervals`.
@@ -172,7 +213,8 @@ def table(overall: Mapping[str, Any], parts: Mapping[str, Mapping[str, Mapping[s
     lines = ["  ".join([" " * width, f"{'crops':>6}", f"{'atypical':>8}", *(f"{n:20}" for n in FIGURES.values())])]
     for name, entry in rows:
         cells = [f"{_cell(entry.get(figure)):20}" for figure in FIGURES]
-        lines.append("  ".join([f"{name:{width}}", f"{entry['crops']:6}", f"{entry['atypical']:8}", *cells]))
+        counts = f"{entry['crops']:6}", f"{entry['atypical']:8}"
+        lines.append("  ".join([f"{name:{width}}", *counts, *cells, few_slides(entry)]))
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -6,7 +6,7 @@ from model.errors import UserError
 from model.network.calibration import sigmoid
 from training.evaluation.calibration import cross_calibrate
 from training.evaluation.held_out import Predictions
-from training.evaluation.scores import resamplings, scores
+from training.evaluation.scores import domain_roc_auc, resamplings, scores
 
 FIGURES = ("roc_auc", "domain_roc_auc", "balanced_accuracy", "shifted_roc_auc", "shifted_balanced_accuracy")
 
@@ -19,10 +19,15 @@ def compare(first: Predictions, second: Predictions, seed: int = 0) -> dict[str,
         known, for those that need none.
 
     Raises:
-        UserError: the trials are of other crops.
+        UserError: the trials are of other crops, or held them out in other folds.
     """
     if not (np.array_equal(first.labels, second.labels) and np.array_equal(first.groups, second.groups)):
         raise UserError("The two trials are of other crops; compare trials on the same data.")
+    if not np.array_equal(first.folds, second.folds):
+        raise UserError(
+            "The two trials held the crops out in other folds, so they differ in what they were trained on; compare "
+            "trials of the same data.split and data.folds and, by slides, the same seed."
+        )
     one_fold = len(np.unique(first.folds)) == 1
     calibrated = [_raw(trial) if one_fold else _calibrated(trial) for trial in (first, second)]
     chosen = [np.arange(len(first)), *resamplings(first, seed)]
@@ -45,11 +50,9 @@ def _figures(samples: Predictions, as_is: np.ndarray, shifted: np.ndarray, chose
     """`FIGURES` of some of a trial's crops, from its P(atypical) as they are and under the shift."""
     labels, domains, as_is = samples.labels[chosen], samples.domains[chosen], as_is[chosen]
     plain, moved = scores(labels, as_is), scores(labels, shifted[chosen])
-    insides = [domains == domain for domain in np.unique(domains)]
-    by_domain = [scores(labels[i], as_is[i])["roc_auc"] for i in insides if len({*labels[i]}) == 2]
     return [
         plain["roc_auc"],
-        float(np.mean(by_domain)),
+        domain_roc_auc(labels, domains, as_is),
         plain["balanced_accuracy"],
         moved["roc_auc"],
         moved["balanced_accuracy"],

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_curve
 from model.constants import THRESHOLD
 from model.report.page import data_uri, legible
 from training.evaluation.answers import FIGURES, Answers, resampled_slides
-from training.evaluation.scores import reliability
+from training.evaluation.scores import figures_with_interval, reliability
 
 TEXT, ATYPICAL, NORMAL = "#010101", "#020202", "#030303"
 """Stand for the colours below while a figure is drawn."""
@@ -104,7 +104,7 @@ def roc(answers: Answers) -> Picture:
         drawing = _Drawing(HEIGHT)
         axes = drawing.axes
         caption = "The dot is the operating point."
-        if (answers.slides or 0) > 1:
+        if (by_class := answers.slides_by_class) and "roc_auc" in figures_with_interval(by_class):
             curves = []
             for chosen in resampled_slides(answers):
                 false, true, _ = roc_curve(answers.labels[chosen], answers.probabilities[chosen])

@@ -19,6 +19,9 @@ LARGEST_JSON = 1 << 28
 CASE_COLUMNS = ("image", "case", "file")
 """Columns of which a ground truth needs one, to tell which result a crop is in."""
 
+INDEX = "index"
+"""Column of the place that a crop has in its stack, from 0, as in the `predictions.csv` of `process.py folder`."""
+
 
 class ResultsError(UserError):
     """Results or a ground truth cannot be read at all."""
@@ -58,14 +61,14 @@ def read_truth(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
 
     Args:
         path: the organisers' `ground_truth.json` (image, labels, tumordomains); a CSV file with a row for each crop in
-            the stack's order (image or case or file, label, and where known domain and slide); or a manifest or its
-            folder, of which each file is a case.
+            the stack's order, or with their places in the stack as index (image or case or file, label, and where
+            known domain and slide); or a manifest or its folder, of which each file is a case.
 
     Returns:
         The cases by name, and all names that results may go by (image, its stem, case) with the case's.
 
     Raises:
-        UserError: it cannot be read, or two cases go by one name.
+        UserError: it cannot be read, two cases go by one name, or the index of a case's rows tells no order.
     """
     if path.is_dir() or path.name == MANIFEST:
         root = path if path.is_dir() else path.parent
@@ -108,11 +111,14 @@ def _truth_of_csv(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
         raise ResultsError(f"{path} has no rows with the columns label and {' or '.join(CASE_COLUMNS)}.")
     cases: dict[str, TruthCase] = {}
     names: dict[str, list[str]] = {}
+    indices: dict[str, list[object]] = {}
     for line, row in table.numbered():
         try:
             label = spelled(row.get("label", ""), "label")
             if not row.get(key):
                 raise ValueError(f"the cell of the column {key} is empty")
+            if INDEX in table.columns:
+                indices.setdefault(row[key], []).append(_whole_number(row.get(INDEX, "")))
         except ValueError as error:
             raise ResultsError(f"{path}, line {line}: {error}.") from error
         case = cases.setdefault(row[key], TruthCase())
@@ -120,7 +126,41 @@ def _truth_of_csv(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
         case.domains.append(row.get("domain", row.get("tumordomain", "")))
         case.groups.append(row.get("slide", row.get("group", "")))
         names[row[key]] = [row[key], Path(row[key]).stem, *([row["case"]] if row.get("case") else [])]
+    for name, found in indices.items():  # a spreadsheet may have sorted the rows
+        case, order = cases[name], stack_order(found)
+        if order is None:
+            raise ResultsError(
+                f"{path}: the index of the {len(found)} rows of {name} is not 0 to {len(found) - 1}, each once; "
+                "correct it or, if the rows are in the stack's order, remove the column."
+            )
+        cases[name] = TruthCase(
+            [case.labels[place] for place in order],
+            [case.domains[place] for place in order],
+            [case.groups[place] for place in order],
+        )
     return cases, _aliases(names, path)
+
+
+def stack_order(indices: Sequence[object]) -> list[int] | None:
+    """Which of N crops is the first in the stack, and so on.
+
+    Args:
+        indices: N, the place in the stack that each crop is said to have.
+
+    Returns:
+        N, places in `indices`; None if these are not 0 to N - 1, each once.
+    """
+    if any(type(index) is not int for index in indices) or {*indices} != {*range(len(indices))}:
+        return None
+    places = {index: place for place, index in enumerate(indices)}
+    return [places[index] for index in range(len(indices))]
+
+
+def _whole_number(cell: str) -> int:
+    try:
+        return int(cell)
+    except ValueError as error:
+        raise ValueError(f"the index is '{cell}'; write the crop's place in the stack, from 0") from error
 
 
 def _aliases(names: Mapping[str, Sequence[str]], path: Path) -> dict[str, str]:

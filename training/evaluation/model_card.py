@@ -46,7 +46,8 @@ Expected calibration error at equal prevalence: {ece:.3f}; bin by bin:
 |---|---|---|
 {reliability}
 
-By domain, with intervals over its own slides (over fewer than ten they are narrower than they should be):
+By domain, with intervals over its own slides (over fewer than ten they are narrower than they should be; where a class
+is of one slide there is none):
 
 {domains}
 
@@ -93,7 +94,7 @@ def model_card(config: Config, metrics: dict[str, Any], calibration: Calibration
         version=config.version,
         about=f"{config.data.about.strip()}\n\n" if config.data.about.strip() else "",
         data=_data(samples),
-        votes=_votes(samples),
+        votes=votes_sentence(samples),
         first=_first_weights(network.pretrained),
         calibrated_on=metrics["calibrated_on"],
         stored=STORED[config.ensemble],
@@ -146,11 +147,15 @@ def _data(samples: Sequence[Sample]) -> str:
     return "\n".join(rows)
 
 
-def _votes(samples: Sequence[Sample]) -> str:
+def votes_sentence(samples: Sequence[Sample]) -> str:
+    """On how many crops the experts disagree: at least, as unknown votes look like votes that agree."""
     disputed = sum(sample.agreement < 1 for sample in samples)
     if not disputed:
         return "Where labels are the majority of several experts, how many of them agreed is not known."
-    return f"Labels are the majority of experts, who disagree on {disputed / len(samples):.0%} of the crops."
+    return (
+        f"Labels are the majority of experts, who disagree on {100 * disputed // len(samples)}% of the crops at least: "
+        "crops\nwhose votes are not known count as agreed on."
+    )
 
 
 def _first_weights(source: str) -> str:

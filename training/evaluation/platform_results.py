@@ -22,7 +22,7 @@ import numpy as np
 from model.constants import CLASSES, THRESHOLD
 from model.modes.grand_challenge import INPUT_SLUG, RESULT_FILE
 from training.evaluation.answers import Answers, figures
-from training.evaluation.ground_truth import ResultsError, TruthCase, read_json
+from training.evaluation.ground_truth import INDEX, ResultsError, TruthCase, read_json, stack_order
 
 JOBS = "predictions.json"
 
@@ -54,7 +54,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[str]]:
         sentences on those that cannot be read.
 
     Raises:
-        ResultsError: there are none.
+        ResultsError: there are none, or the index that `process.py folder` gives a file's answers tells no order.
     """
     path = folder / JOBS
     content = read_json(path) if path.is_file() else None
@@ -67,7 +67,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if isinstance(content, list) and content and all(isinstance(e, dict) and "file" in e for e in content):
         for entry in content:
             results.setdefault(str(entry["file"]), []).append(entry)
-        return results, problems
+        return {name: _in_order(path, name, entries) for name, entries in results.items()}, problems
     if content is not None:
         raise ResultsError(f"{path} is neither a list of the platform's jobs nor what `process.py folder` writes.")
     for file in sorted(folder.rglob(RESULT_FILE)):
@@ -76,6 +76,19 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if not results and not problems:
         raise ResultsError(f"{folder} holds neither {JOBS} nor a {RESULT_FILE}; give a folder of results.")
     return results, problems
+
+
+def _in_order(path: Path, name: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A file's answers in the stack's order, by their index where they have one."""
+    if not any(INDEX in entry for entry in entries):
+        return entries
+    order = stack_order([entry.get(INDEX) for entry in entries])
+    if order is None:
+        raise ResultsError(
+            f"{path}: the index of the {len(entries)} answers on {name} is not 0 to {len(entries) - 1}, each once; run "
+            "`process.py folder` again."
+        )
+    return [entries[place] for place in order]
 
 
 def _read_job(folder: Path, job: dict[str, Any], results: dict[str, Any], problems: list[str]) -> None:

@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from model.errors import UserError
 from model.network.calibration import Calibration, sigmoid
 from training.evaluation.answers import Answers, resampled_slides
+from training.evaluation.between_slides import between_slides
 from training.evaluation.calibration import CalibrationError, cross_calibrate, fit_calibration
 from training.evaluation.held_out import Predictions
 
@@ -63,9 +64,9 @@ def recalibrate(answers: Answers, old: Calibration) -> Recalibrated:
 
     Returns:
         report: crops, atypical, slides; threshold (value, interval_95); old and new, each balanced_accuracy,
-            sensitivity and specificity with interval_95, the new ones cross-calibrated; gain (of balanced accuracy,
-            with interval_95); swing (of sensitivity and specificity, over the threshold's interval); enough; wanted
-            (atypical crops and slides that would be).
+            sensitivity and specificity with interval_95, the new ones cross-calibrated; between_slides (of the new
+            rates); gain (of balanced accuracy, with interval_95); swing (of sensitivity and specificity, over the
+            threshold's interval); enough; wanted (atypical crops and slides that would be).
 
     Raises:
         RecalibrationError: a class is missing, or on fewer than two slides.
@@ -89,6 +90,7 @@ def recalibrate(answers: Answers, old: Calibration) -> Recalibrated:
     for which, name in enumerate(("old", "new")):
         columns = zip(FIGURES, rates[which], drawn_rates[:, which].T, strict=True)
         report[name] = {figure: _with_interval(value, values) for figure, value, values in columns}
+    report["between_slides"] = between_slides(answers.labels, held_out, np.asarray(answers.groups))
     report["gain"] = _with_interval(rates[1, 0] - rates[0, 0], drawn_rates[:, 1, 0] - drawn_rates[:, 0, 0])
     return Recalibrated(calibration, report, _judge(report, answers))
 

@@ -14,7 +14,7 @@ from model.report.thumbnails import encode
 from training.data.crops import LabelledCrops
 from training.data.csv_file import read_csv
 from training.evaluation import scores
-from training.evaluation.answers import FIGURES, Answers, with_intervals
+from training.evaluation.answers import FIGURES, NARROW, Answers, few_slides, with_intervals
 from training.evaluation.calibration import cross_calibrate
 from training.evaluation.figures import learning_curves, pictures_of
 from training.evaluation.held_out import read_predictions
@@ -94,6 +94,8 @@ def write_evaluation(
     agreement = np.asarray(crops.agreement, dtype=float)
     disputed = np.flatnonzero(agreement < 1)
     disputed = disputed[np.lexsort((-distance[disputed], agreement[disputed]))]
+    rows = [("all crops", overall), *((legible(name), entry) for name, entry in domains.items())]
+    notes = [few_slides(entry) for _, entry in rows]
     content = {
         "title": legible(about.title),
         "sentence": legible(about.sentence),
@@ -101,7 +103,8 @@ def write_evaluation(
         "settings": about.settings,
         "names": FIGURES,
         "overall": overall,
-        "rows": [("all crops", overall), *((legible(name), entry) for name, entry in domains.items())],
+        "rows": [(name, note, entry) for (name, entry), note in zip(rows, notes, strict=True)],
+        "narrow": NARROW if any(notes) else "",
         "resamples": scores.RESAMPLES,
         "confusion": [
             [int(((answers.labels == label) & (answers.called == called)).sum()) for called in (1, 0)]
@@ -143,6 +146,7 @@ def report_held_out(
     answers = Answers(held_out.labels, (probabilities >= THRESHOLD).astype(int), probabilities, held_out.groups)
     counted = ("crops", "atypical", "slides", "expected_calibration_error")
     overall = dict(metrics["overall"]) | {name: metrics[name] for name in counted}
+    overall["slides_by_class"] = answers.slides_by_class
     domains = held_out.domains.tolist()
     if crops is not None:
         agreement = [sample.agreement for sample in crops.samples]
@@ -164,10 +168,11 @@ def _by_domain(answers: Answers, domains: Sequence[str], metrics: Mapping[str, A
             continue
         entry = metrics["domains"][name]
         ends = entry.get("interval_95", {})
-        found[name] = {"crops": len(inside), "atypical": int(inside.labels.sum()), "slides": inside.slides} | {
-            figure: {"value": entry[figure]} | ({"interval_95": ends[figure]} if figure in ends else {})
-            for figure in FIGURES
-        }
+        slides = {"slides": inside.slides, "slides_by_class": inside.slides_by_class}
+        found[name] = {"crops": len(inside), "atypical": int(inside.labels.sum())} | slides
+        for figure in FIGURES:
+            interval = {"interval_95": ends[figure]} if figure in ends else {}
+            found[name][figure] = {"value": entry[figure]} | interval
     return found
 
 

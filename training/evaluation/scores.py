@@ -1,15 +1,16 @@
 """Figures as the challenge computes them, with confidence intervals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from model.constants import THRESHOLD
+from model.constants import CLASSES, THRESHOLD
 from model.errors import UserError
 from model.network.calibration import sigmoid
+from training.evaluation.between_slides import between_slides
 from training.evaluation.calibration import cross_calibrate
 from training.evaluation.held_out import Predictions, read_predictions
 
@@ -18,6 +19,14 @@ RESAMPLES = 1000
 
 BINS = 10
 """Of P(atypical), of equal width, in which it is compared with the frequency of atypical."""
+
+STANDS_ON = {
+    "roc_auc": CLASSES,
+    "balanced_accuracy": CLASSES,
+    "sensitivity": ("atypical",),
+    "specificity": ("normal",),
+}
+"""Figures and the classes that they are of."""
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -34,6 +43,40 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         "sensitivity": float(called[labels == 1].mean()),
         "specificity": float(1 - called[labels == 0].mean()),
     }
+
+
+def slides_by_class(labels: np.ndarray, groups: np.ndarray) -> dict[str, int]:
+    """On how many slides each class is; 0 for a class that is not there.
+
+    Args:
+        labels: (N,) 0 or 1.
+        groups: (N,) slides.
+    """
+    return {name: len(np.unique(groups[labels == label])) for label, name in enumerate(CLASSES)}
+
+
+def figures_with_interval(slides: Mapping[str, int]) -> list[str]:
+    """The figures whose interval tells something: those of which every class is on two slides at least.
+
+    Where all crops of a class are of one slide, resampling takes this slide or leaves it, so the interval is of the
+    other class alone: it looks the narrower, the less is known.
+
+    Args:
+        slides: of `slides_by_class`.
+    """
+    return [figure for figure, classes in STANDS_ON.items() if all(slides[name] > 1 for name in classes)]
+
+
+def domain_roc_auc(labels: np.ndarray, domains: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean of the ROC AUC within each domain that has both classes, unrounded.
+
+    Args:
+        labels: (N,) 0 or 1.
+        domains: (N,).
+        probabilities: (N,) P(atypical), or what rises with it.
+    """
+    insides = [domains == domain for domain in np.unique(domains)]
+    return float(np.mean([roc_auc_score(labels[i], probabilities[i]) for i in insides if len({*labels[i]}) == 2]))
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -101,7 +144,8 @@ def resamplings(samples: Predictions, seed: int) -> Iterator[np.ndarray]:
 def report(samples: Predictions, probabilities: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """All figures, overall and for each domain, with 95 % intervals.
 
-    The intervals are percentiles over resampled slides, those of a domain over its own; a domain of one slide has none.
+    The intervals are percentiles over resampled slides, those of a domain over its own; a domain of one slide has none,
+    and of a domain with a class on one slide the figures of this class have none.
 
     Args:
         samples: N; their logits do not count.
@@ -117,14 +161,15 @@ def report(samples: Predictions, probabilities: np.ndarray, seed: int = 0) -> di
             figures = {name: round(value, 4) for name, value in scores(labels[inside], probabilities[inside]).items()}
             slides = len({*samples.groups[inside].tolist()})
             by_domain[str(domain)] = {"crops": int(inside.sum()), "slides": slides} | figures
-            if slides > 1:
+            if told := figures_with_interval(slides_by_class(labels[inside], samples.groups[inside])):
                 own = _intervals(samples.subset(inside), probabilities[inside], seed)
-                by_domain[str(domain)]["interval_95"] = own
+                by_domain[str(domain)]["interval_95"] = {name: own[name] for name in told}
     return {
         "crops": len(labels),
         "atypical": int(labels.sum()),
         "slides": len(np.unique(samples.groups)),
         "overall": {name: {"value": round(value, 4), "interval_95": intervals[name]} for name, value in values.items()},
+        "between_slides": between_slides(labels, probabilities, samples.groups),
         "roc_auc_within_folds": _within_folds(samples, probabilities),
         "expected_calibration_error": round(expected_calibration_error(labels, probabilities), 4),
         "reliability": reliability(labels, probabilities),
@@ -175,11 +220,37 @@ def report_table(path: Path, seed: int = 0, further: Path | None = None) -> dict
         further: a table of the same crops held out in other folds, on which the calibrations are fitted, too.
 
     Raises:
-        UserError: a table cannot be read or calibrated.
+        UserError: a table cannot be read or calibrated, or the two are of other crops.
     """
     held_out = read_predictions(path)
-    others = read_predictions(further).logits if further else None
+    others = _further(path, held_out, further) if further else None
     as_is = report(held_out, cross_calibrate(held_out, further=others), seed)
     moved = report(held_out, cross_calibrate(held_out, held_out.shifted_logits, others), seed)
     calibrated_on = "other folds" if held_out.calibrating is None else "training side"
     return as_is | {"shifted": moved["overall"], "calibrated_on": calibrated_on}
+
+
+def _further(path: Path, held_out: Predictions, further: Path) -> np.ndarray:
+    """(N,) logits of a further table, whose rows must be of the same crops as those of the first."""
+    others = read_predictions(further)
+    if not (np.array_equal(held_out.labels, others.labels) and np.array_equal(held_out.groups, others.groups)):
+        raise UserError(f"{further} is of other crops than {path.name} beside it; give tables of one run.")
+    return others.logits
+
+
+def report_run(tables: Sequence[Path], seed: int = 0) -> dict[str, Any]:
+    """The figures of a run's model card, from the tables of all its splits.
+
+    Args:
+        tables: that of `data.split` and, where the recipe has one, that of `data.shift_split`.
+        seed: the recipe's.
+
+    Returns:
+        `report_table` of the first, calibrated on the second, too, and of the second by its name, such as
+        `held_out_sources`.
+
+    Raises:
+        UserError: as `report_table`.
+    """
+    metrics = report_table(tables[0], seed, *tables[1:])
+    return metrics | {table.stem: report_table(table, seed) for table in tables[1:]}

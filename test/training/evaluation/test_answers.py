@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
 
-from training.evaluation.answers import Answers, figures, in_parts, remarks, table, with_intervals
+from training.evaluation.answers import Answers, few_slides, figures, in_parts, remarks, table, with_intervals
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -55,6 +55,54 @@ def test_one_slide_has_no_interval_and_few_have_a_sentence() -> None:
     assert one["roc_auc"].keys() == {"value"} and "one slide" in remarks(one)[0]
     assert "interval_95" in few["roc_auc"] and "4 slides only" in remarks(few)[0]
     assert remarks(with_intervals(draw())) == []
+
+
+def of_one_slide(label: int, slides: int = 30) -> Answers:
+    """60 crops of a class, all of one slide, and as many of the other class of each slide."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([label, 1 - label], [60, 60 * slides])
+    groups = np.concatenate([np.zeros(60, int), np.repeat(np.arange(slides), 60)])
+    probabilities = 1 / (1 + np.exp(-random.normal(3.0 * labels - 1.5)))
+    return Answers(labels, (probabilities >= 0.5).astype(int), probabilities, groups)
+
+
+@pytest.mark.parametrize(("label", "name", "own"), [(1, "atypical", "sensitivity"), (0, "normal", "specificity")])
+def test_a_class_of_one_slide_has_a_sentence_instead_of_intervals(label: int, name: str, own: str) -> None:
+    report = with_intervals(of_one_slide(label))
+    assert report["slides"] == 30 and report["slides_by_class"][name] == 1
+    for figure in ("roc_auc", "balanced_accuracy", own):
+        assert report[figure].keys() == {"value"}, figure
+    assert "interval_95" in report["specificity" if label else "sensitivity"]
+    (sentence,) = remarks(report)
+    assert sentence.startswith(f"All {name} crops are of one slide (group), so how far ROC AUC, balanced accuracy and")
+
+
+def test_a_class_on_few_slides_has_a_sentence() -> None:
+    answers = draw()
+    few = answers.subset(np.flatnonzero((answers.labels == 0) | (np.arange(len(answers)) < 30)))
+    report = with_intervals(few)
+    assert report["slides_by_class"] == {"normal": 24, "atypical": 3} and "interval_95" in report["roc_auc"]
+    assert "The atypical crops are of 3 slides only; intervals are narrower than they should be." in remarks(report)
+
+
+def test_parts_of_few_slides_are_marked_in_the_table() -> None:
+    one = of_one_slide(1)
+    joined = [one, draw(slides=4), draw(slides=12)]
+    counts = [len(part) for part in joined]
+    groups = np.repeat(["a", "b", "c"], counts).astype(object) + np.concatenate([p.groups for p in joined]).astype(str)
+    columns = zip(*[(part.labels, part.called, part.probabilities) for part in joined], strict=True)
+    answers = Answers(*map(np.concatenate, columns), groups.astype(str))
+    parts = {"domain": in_parts(answers, np.repeat(["one", "four", "twelve"], counts).tolist())}
+    lines = table(with_intervals(answers), parts).splitlines()[1:]
+    marks = {line.split("  ")[0]: line.rpartition(")")[2].strip() for line in lines}
+    assert marks == {
+        "all crops": "",
+        "domain four": "4 slides only",
+        "domain one": "atypical on 1 slide only",
+        "domain twelve": "",
+    }
+    unknown = with_intervals(Answers(one.labels, one.called, one.probabilities))
+    assert few_slides(unknown) == "" and unknown["slides_by_class"] is None
 
 
 def test_inverted_probabilities_are_told() -> None:

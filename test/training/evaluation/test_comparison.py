@@ -42,3 +42,10 @@ def test_trials_of_other_crops_are_not_compared() -> None:
     others = replace(baseline, groups=baseline.groups[::-1])
     with pytest.raises(UserError, match="other crops; compare trials on the same data"):
         compare(baseline, others)
+
+
+def test_trials_with_other_folds_are_not_compared() -> None:
+    baseline = predictions(1.0)
+    others = replace(baseline, folds=np.arange(400) // 40 % 2)
+    with pytest.raises(UserError, match=r"other folds, .* compare trials of the same data\.split and data\.folds and"):
+        compare(baseline, others)

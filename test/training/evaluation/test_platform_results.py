@@ -1,12 +1,14 @@
 """Results as the platform stores them, against a ground truth."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import shared
 
+from model.constants import CLASSES
 from model.modes.grand_challenge import INPUT_SLUG, RESULT_FILE
 from training.evaluate import main
 from training.evaluation.ground_truth import ResultsError, read_truth
@@ -70,6 +72,52 @@ def test_folders_of_cases_and_a_table_are_the_same(tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text("\n".join(rows))
     scored = score(read_results(tmp_path / "cases")[0], *read_truth(tmp_path / "truth.csv"))
     assert official(scored) == expected and scored.problems == []
+
+
+SORTED = (3, 0, 4, 1, 5, 2)
+"""Places in a stack in the order that a spreadsheet has put them."""
+
+
+def write_folder_mode(folder: Path, indices: tuple[Any, ...]) -> None:
+    """What `process.py folder` writes of a stack of three normal and then three atypical crops, all of them right."""
+    found = entries([("normal", 0.1), ("normal", 0.2), ("normal", 0.3), *[("atypical", 0.9)] * 3])
+    listed = [{"file": "stack.tiff", "index": index, **found[number]} for number, index in enumerate(indices)]
+    (folder / "predictions.json").write_text(json.dumps(listed))
+
+
+def write_truth(folder: Path, places: Sequence[int], indices: Sequence[Any]) -> Path:
+    """The ground truth of that stack: rows of the crops in some places, with what their index is said to be."""
+    rows = [f"stack.tiff,{i},{CLASSES[place // 3]},d{place},s{place}" for i, place in zip(indices, places, strict=True)]
+    (folder / "truth.csv").write_text("\n".join(["file,index,label,domain,slide", *rows]))
+    return folder / "truth.csv"
+
+
+def test_rows_that_a_spreadsheet_has_sorted_are_paired_by_their_index(tmp_path: Path) -> None:
+    write_folder_mode(tmp_path, (0, 1, 2, 3, 4, 5))
+    truth = read_truth(write_truth(tmp_path, SORTED, SORTED))
+    assert truth[0]["stack.tiff"].groups == [f"s{place}" for place in range(6)]
+    scored = score(read_results(tmp_path)[0], *truth)
+    assert official(scored)["overall_roc_auc"] == 1 and scored.domains == [f"d{place}" for place in range(6)]
+    assert scored.problems == [] and scored.doubts == []
+
+
+def test_answers_of_a_folder_are_paired_by_their_index(tmp_path: Path) -> None:
+    write_folder_mode(tmp_path, (0, 1, 2, 3, 4, 5))
+    listed = json.loads((tmp_path / "predictions.json").read_text())
+    (tmp_path / "predictions.json").write_text(json.dumps([listed[place] for place in SORTED]))
+    scored = score(read_results(tmp_path)[0], *read_truth(write_truth(tmp_path, range(6), range(6))))
+    assert official(scored)["overall_roc_auc"] == 1
+
+
+@pytest.mark.parametrize("indices", [(0, 1, 2, 3, 4, 4), (1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, "x"), (0, 1, 2, 3, 4, "")])
+def test_an_index_that_tells_no_order_is_refused(tmp_path: Path, indices: tuple[Any, ...]) -> None:
+    whole = r"truth\.csv: the index of the 6 rows of stack\.tiff is not 0 to 5, each once; correct it or"
+    cell = rf"truth\.csv, line 7: the index is '{indices[5]}'; write the crop's place in the stack, from 0"
+    with pytest.raises(ResultsError, match=whole if isinstance(indices[5], int) else cell):
+        read_truth(write_truth(tmp_path, SORTED, indices))
+    write_folder_mode(tmp_path, indices)
+    with pytest.raises(ResultsError, match=r"predictions\.json: the index of the 6 answers on stack\.tiff is not 0 to"):
+        read_results(tmp_path)
 
 
 @pytest.mark.parametrize(

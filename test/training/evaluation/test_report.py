@@ -10,7 +10,7 @@ import pytest
 from pages import Page, check_page, fits, lowest_contrast, opened
 
 from model.report.page import ReportError
-from training.evaluation.answers import Answers, in_parts, with_intervals
+from training.evaluation.answers import NARROW, Answers, in_parts, with_intervals
 from training.evaluation.figures import over_thresholds, roc
 from training.evaluation.report import About, Crops, read_curves, write_evaluation
 
@@ -108,6 +108,22 @@ def test_right_answers_have_no_errors(tmp_path: Path) -> None:
     answers = Answers(labels, labels, labels.astype(float), np.zeros(COUNT))
     page = write(tmp_path, answers)
     assert "There is no crop called wrong." in page.text and len(pictures(page)) == 4
+
+
+def test_domains_of_few_slides_are_marked(page_path: Path, tmp_path: Path) -> None:
+    answers = drawn()
+    groups = np.where(np.arange(COUNT) % 4 == 1, np.arange(COUNT) % 3, answers.groups)  # the second domain's
+    page = write(tmp_path, Answers(answers.labels, answers.called, answers.probabilities, groups))
+    marked = "3 slides only, normal on 2 slides only, atypical on 1 slide only"
+    assert page.text.count(" only") == 3 and marked in page.text and NARROW in page.text
+    assert " only" not in check_page(page_path).text and NARROW not in check_page(page_path).text
+
+
+def test_the_curve_of_a_class_on_one_slide_has_no_band() -> None:
+    answers = drawn()
+    groups = np.where(answers.labels == 1, 99, answers.groups)
+    assert "band" in roc(answers).caption
+    assert "band" not in roc(Answers(answers.labels, answers.called, answers.probabilities, groups)).caption
 
 
 def test_the_figures_state_the_operating_point_and_the_best_threshold() -> None:

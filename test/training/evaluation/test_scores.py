@@ -1,9 +1,20 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from model.errors import UserError
-from training.evaluation.held_out import Predictions
-from training.evaluation.scores import expected_calibration_error, reliability, report, resamplings, scores
+from training.data.sample import Sample
+from training.evaluation.held_out import Predictions, table_path, write_predictions
+from training.evaluation.scores import (
+    domain_roc_auc,
+    expected_calibration_error,
+    reliability,
+    report,
+    report_run,
+    resamplings,
+    scores,
+)
 
 
 def test_scores_against_counting() -> None:
@@ -65,6 +76,34 @@ def test_a_domain_of_one_slide_has_no_interval() -> None:
     groups, domains = np.array(["s"] * 6 + ["t"] * 3 + ["u"] * 3), np.array(["a"] * 6 + ["b"] * 6)
     found = report(Predictions(labels, probabilities, probabilities, labels, groups, domains), probabilities)
     assert "interval_95" not in found["domains"]["a"] and "interval_95" in found["domains"]["b"]
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_of_a_domain_with_a_class_on_one_slide_the_other_class_alone_has_an_interval() -> None:
+    random = np.random.default_rng(0)
+    labels, groups = np.repeat([1, 0, 1, 0], [30, 120, 30, 120]), np.repeat(np.arange(60), 5)
+    groups[:30] = 0
+    domains = np.repeat(["a", "b"], 150)
+    probabilities = np.clip(random.normal(0.4 + 0.2 * labels, 0.2), 0, 1)
+    found = report(Predictions(labels, probabilities, probabilities, labels, groups, domains), probabilities)
+    assert found["domains"]["a"]["interval_95"].keys() == {"specificity"}
+    assert found["domains"]["b"]["interval_95"].keys() == set(found["overall"])
+
+
+def test_the_mean_of_the_domains_is_of_unrounded_figures() -> None:
+    """1 of 3, 1 of 3 and 3 of 3 pairs are in order, and a domain of one class has none."""
+    domains = np.repeat(["a", "b", "c", "d"], [4, 4, 4, 2])
+    labels = np.array([1, 0, 0, 0] * 3 + [1, 1])
+    logits = np.array([1, 0, 2, 3] * 2 + [4, 0, 1, 2, 0, 1])
+    assert domain_roc_auc(labels, domains, logits) == pytest.approx(5 / 9, abs=1e-12)
+
+
+def test_tables_of_other_crops_are_not_calibrated_together(tmp_path: Path) -> None:
+    for split, slides in (("slides", 4), ("sources", 2)):
+        samples = [Sample(Path(f"{i}.png"), i % 2, "d", f"slide {i % slides}") for i in range(8)]
+        write_predictions(table_path(tmp_path, split), samples, np.arange(8) // 4, np.ones((8, 2)))
+    with pytest.raises(UserError, match=r"held_out_sources\.csv is of other crops than held_out_slides\.csv beside it"):
+        report_run([table_path(tmp_path, "slides"), table_path(tmp_path, "sources")])
 
 
 def test_crops_of_one_class_are_refused_instead_of_resampled_for_ever() -> None:
