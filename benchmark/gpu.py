@@ -249,14 +249,12 @@ class Subject:
         pth: the same for the reference.
         view_set: of a case.
         roof: the card's ceiling in its precision, TFLOP/s; None where that was not measured.
-        dtype: its precision; None for the device's.
     """
 
     folder: Path
     pth: Path
     view_set: str
     roof: float | None
-    dtype: torch.dtype | None = None
 
 
 def network_figures(bench: Bench, subject: Subject) -> dict:
@@ -266,7 +264,7 @@ def network_figures(bench: Bench, subject: Subject) -> dict:
     holder: list[Predictor] = []
 
     def build() -> None:
-        holder.append(Predictor(folder, bench.device, view_set, dtype=subject.dtype))
+        holder.append(Predictor(folder, bench.device, view_set))
 
     load = bench.once(build)
     predictor = holder.pop()
@@ -329,7 +327,6 @@ def main() -> None:
     roofs = figures.get("ceiling", {})
     with tempfile.TemporaryDirectory() as name:
         folder, pth, default = Path(name) / "large", Path(name) / "large.pth", Path(name) / "default.pth"
-        half = None if arguments.trial else torch.float16  # a CPU would take minutes over it
 
         def write_hplus() -> None:
             if not pth.exists():
@@ -342,7 +339,7 @@ def main() -> None:
 
         def default_weights() -> dict:
             write_reference_weights(BAKED, default)
-            return network_figures(bench, Subject(BAKED, default, DEFAULT_VIEWS, roofs.get("float16_tflops"), half))
+            return network_figures(bench, Subject(BAKED, default, DEFAULT_VIEWS, roofs.get("bfloat16_tflops")))
 
         def ready() -> dict:
             write_hplus()

@@ -63,6 +63,7 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
     """Question, goal, and what was measured."""
     scaling = find(results, "folder_scaling.runs") or []
     folder = MISSING
+    in_precision = f", {dtype}" if (dtype := find(results, "gpu.default.dtype")) else ""
     recipe = find(results, "augmentation_cost.recipe") or "compact"
     if len(scaling) > 2:
         many = [run for run in scaling if run["crops"] >= 1000]
@@ -131,7 +132,7 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
                 "gpu.hplus.case_peak_mib.reserved",
             ),
         ),
-        ("default weights, throughput, GPU", "", best_rate(results, "default")),
+        (f"default weights, throughput, GPU{in_precision}", "", best_rate(results, "default")),
         (
             "H+, a training step of 16 crops, GPU",
             "4 times a plain float32 loop; 16 GB; loading at most 5 %",

@@ -119,7 +119,7 @@ def merge(adapter: Path, backbone: str, output: Path, dtype: str | None, data: P
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m training.merge", description="Merge an adapter into a backbone.")
-    parser.add_argument("--backbone", required=True, help="file:PATH or hub:NAME, the weights it was trained on")
+    parser.add_argument("--backbone", required=True, help="file:PATH, hub:NAME or weights:DIR, what it was trained on")
     parser.add_argument("--adapter", required=True, type=Path, metavar="DIR", help="the adapter's folder")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="weights folder to write")
     parser.add_argument("--dtype", choices=list(DTYPES), help="precision of the tensors (default: the recipe's)")

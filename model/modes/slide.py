@@ -54,12 +54,15 @@ class Done:
     failed: int
 
     def sentence(self) -> str:
-        """The figures, how many are atypical, and the share with its interval."""
+        """The figures, how many are atypical, and the shares with their intervals."""
         found = self.summary["statistics"]
         said = f"{found['figures']} figures, {found['atypical']} of them atypical"
         if found["share_interval_95"]:
             low, high = found["share_interval_95"]
             said += f" ({found['share_atypical']:.0%}, 95 % interval {low:.0%} to {high:.0%})"
+        if found["corrected_share_interval_95"]:
+            low, high = found["corrected_share_interval_95"]
+            said += f"; corrected for its errors {found['corrected_share']:.0%} ({low:.0%} to {high:.0%})"
         return said
 
 

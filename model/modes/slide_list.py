@@ -53,7 +53,7 @@ def read_slide_list(path: Path, target: Path, most: int = MOST_SLIDES) -> list[S
     """The slides of a table.
 
     Args:
-        path: a CSV file in UTF-8.
+        path: a CSV file in UTF-8, with commas, semicolons or tabs.
         target: folder for the results; each slide's own is below it, named after the slide.
         most: rows that it may have.
 
@@ -62,7 +62,8 @@ def read_slide_list(path: Path, target: Path, most: int = MOST_SLIDES) -> list[S
     """
     try:
         text = read_bounded(path, most * LARGEST_ROW).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
     except OSError as error:
         raise CaseError(f"{path} cannot be read ({error.strerror}); give a CSV with slide,detections.") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -106,7 +107,7 @@ def _positive(path: Path, line: int, cell: str | None) -> float | None:
     if not cell or not cell.strip():
         return None
     try:
-        number = float(cell)
+        number = float(cell.replace(",", "."))  # the comma of decimals
     except ValueError:
         number = math.nan
     if not 0 < number < 1e6:

@@ -82,7 +82,10 @@ class SlideFigures:
         )
         found = read_detections(wanted)
         scanned = options.origin == "scanned" or (options.origin is None and found.from_qupath)
-        content = SlideContent(pyramid, found, sift(found, pyramid, scanned))
+        try:
+            content = SlideContent(pyramid, found, sift(found, pyramid, scanned))
+        except CropError as error:  # of regions, which do not know their file
+            raise CropError(f"{task.detections}: {error}") from error
         if any(pyramid.origin):
             logger.info(
                 "%s was scanned from %d, %d on; its detections are counted from %s, %s from there (--origin).",
@@ -101,6 +104,7 @@ class SlideFigures:
         counts = {reason: count for reason, count in content.sifted.counts().items() if count}
         listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         total = len(content.found.detections)
+        self._look_for_the_classes(content)
         if not content.sifted.used and set(counts) - {OTHER_CLASS}:
             raise CropError(
                 f"None of the {total} detections of {self.task.detections} can be used on {self.task.slide} "
@@ -111,6 +115,22 @@ class SlideFigures:
             logger.warning("%s holds no detection; the slide is counted as one without figures.", self.task.detections)
         if counts:
             logger.warning("%s: %s were left out; left_out.csv names them.", self.task.detections, listed)
+
+    def _look_for_the_classes(self, content: SlideContent) -> None:
+        """Where no detection is of a class that was asked for: is it spelt otherwise, or is there really none?"""
+        found, path = content.found.detections, self.task.detections
+        if not found or any(detection.wanted for detection in found):
+            return
+        there = sorted({detection.classification for detection in found} - {""})
+        for name in self.options.only:
+            if others := [other for other in there if other.casefold() == name.casefold()]:
+                raise CropError(
+                    f"{path} has no detection of the class '{name}', but of '{others[0]}'; give --only as it is there."
+                )
+        asked = ", ".join(f"'{name}'" for name in self.options.only) or "a mitotic figure"
+        logger.warning(
+            "%s: none of its detections is of the class %s; the slide is counted as one without figures.", path, asked
+        )
 
     def read(self, item: Numbered) -> FigureCrop | str:
         """The crop of a detection, or why there is none."""

@@ -65,7 +65,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of summary.json."""
     pyramid, sifted, config = content.pyramid, content.sifted, predictor.config
-    accuracy = read_accuracy(predictor.folder)
+    accuracy = read_accuracy(predictor.folder, predictor.view_set)
     level, mpp = pyramid.level()
     region = {"name": options.region, "figures_outside": tally.outside_region}
     area = content.area_mm2() if sifted.regions else task.area_mm2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checks import check_list, check_number, check_whole
+from model.constants import DEFAULT_VIEWS
 from model.files import read_bounded
 from model.slides.statistics import Accuracy, Z
 
@@ -17,7 +18,7 @@ METRICS_FILE = "metrics.json"
 LARGEST = 1 << 22
 
 
-def read_accuracy(weights: Path) -> Accuracy | None:
+def read_accuracy(weights: Path, views: str = DEFAULT_VIEWS) -> Accuracy | None:
     """Sensitivity and specificity on held-out slides; of recalibrated weights, on the crops that this was done with.
 
     The crops of a slide are alike, so their intervals, taken over slides, are wider than as many independent crops
@@ -25,6 +26,7 @@ def read_accuracy(weights: Path) -> Accuracy | None:
 
     Args:
         weights: a weights folder.
+        views: with which it runs; sensitivity and specificity are those of the views that they were measured with.
 
     Returns:
         None, with a warning, where the folder does not tell.
@@ -35,15 +37,19 @@ def read_accuracy(weights: Path) -> Accuracy | None:
         if "recalibration" in content:  # its operating point is another than the one that `overall` is of
             content = content["recalibration"] | {"overall": content["recalibration"]["new"]}
         crops, atypical = content["crops"], content["atypical"]
+        if views != (measured := content.get("views", DEFAULT_VIEWS)):
+            raise ValueError(f"it was measured with --views {measured}, and runs with {views}")
         check_whole("crops", crops, 2, 1 << 40)
         check_whole("atypical", atypical, 1, crops - 1)
         sensitivity, positives = _read(content["overall"]["sensitivity"], atypical)
         specificity, negatives = _read(content["overall"]["specificity"], crops - atypical)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        between = content.get("between_slides", {})  # weights of earlier days do not tell
+        spreads = [_share(name, between.get(name, 0.0)) for name in ("sensitivity", "specificity")]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         logger.warning("%s does not tell how good these weights are (%s); shares are not corrected.", path, reason)
         return None
-    return Accuracy(sensitivity, specificity, positives, negatives)
+    return Accuracy(sensitivity, specificity, positives, negatives, *spreads)
 
 
 def _read(figure: Any, crops: int) -> tuple[float, float]:

@@ -25,12 +25,15 @@ class Accuracy:
     Attributes:
         sensitivity, specificity: in [0, 1].
         positives, negatives: independent crops that these rest on; as many as would give their intervals.
+        sensitivity_spread, specificity_spread: standard deviation of the rates of single slides about these.
     """
 
     sensitivity: float
     specificity: float
     positives: float
     negatives: float
+    sensitivity_spread: float = 0.0
+    specificity_spread: float = 0.0
 
 
 def wilson(count: int, total: int) -> Interval:
@@ -46,10 +49,12 @@ def corrected(count: int, total: int, accuracy: Accuracy) -> tuple[float, Interv
 
     The estimate is Rogan and Gladen's, kept in [0, 1]. The interval is Lang and Reiczigel's: z² / 2 positives and as
     many negatives are added to the sample, one right and one wrong answer to each of the samples behind sensitivity and
-    specificity, and the normal interval of the estimate is shifted.
+    specificity, and the normal interval of the estimate is shifted. The rates of one slide are none of all slides', so
+    here the variance of either has that between slides added to it.
 
     Returns:
-        None where the classifier is no better than chance, and nothing can be corrected.
+        None where nothing can be corrected: the classifier is no better than chance, or the interval lies outside
+        [0, 1], as where fewer are positive than these rates make of no positives at all.
     """
     se, sp = accuracy.sensitivity, accuracy.specificity
     if se + sp <= 1:
@@ -63,9 +68,13 @@ def corrected(count: int, total: int, accuracy: Accuracy) -> tuple[float, Interv
         return None
     middle = (p + sp - 1) / (se + sp - 1)
     of_se, of_sp = se * (1 - se) / positives, sp * (1 - sp) / negatives
-    error = math.sqrt(p * (1 - p) / n + of_se * middle**2 + of_sp * (1 - middle) ** 2) / (se + sp - 1)
+    of_slide = (of_se + accuracy.sensitivity_spread**2) * middle**2
+    of_slide += (of_sp + accuracy.specificity_spread**2) * (1 - middle) ** 2
+    error = math.sqrt(p * (1 - p) / n + of_slide) / (se + sp - 1)
     shift = 2 * Z * Z * (middle * of_se - (1 - middle) * of_sp)
     low, high = middle + shift - Z * error, middle + shift + Z * error
+    if high <= 0 or low >= 1:
+        return None
     return _share(estimate), (_share(low), _share(high))
 
 

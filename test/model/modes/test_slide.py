@@ -191,12 +191,21 @@ def test_figures_of_a_region_are_counted_on_its_area(task: SlideTask, predictor:
 
 
 def test_the_default_weights_correct_the_share(task: SlideTask) -> None:
-    done = classify_slide(Predictor(DEFAULT_WEIGHTS, "cpu", "none"), replace(task, area_mm2=2.37))
+    done = classify_slide(Predictor(DEFAULT_WEIGHTS, "cpu"), replace(task, area_mm2=2.37))
     statistics = done.summary["statistics"]
     assert 0 <= statistics["corrected_share"] <= 1
     low, high = statistics["corrected_share_interval_95"]
     assert 0 <= low < high <= 1 and done.summary["accuracy"]["sensitivity"] > 0.5
     assert statistics["figures_per_2.37_mm2"] == 10
+
+
+def test_with_other_views_than_it_was_measured_with_the_share_is_not_corrected(
+    task: SlideTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        done = classify_slide(Predictor(DEFAULT_WEIGHTS, "cpu", "none"), task)
+    assert done.summary["statistics"]["corrected_share"] is None and done.summary["accuracy"] is None
+    assert "measured with --views d4, and runs with none); shares are not corrected" in caplog.text
 
 
 def test_what_is_left_out_is_named(task: SlideTask, predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,6 +235,23 @@ def test_when_none_can_be_used_that_is_said(task: SlideTask, predictor: Predicto
     with pytest.raises(CropError, match=r"None of the 2 detections .* \(2 outside the slide\); give its own"):
         classify_slide(predictor, task)
     assert not list(task.target.glob("*.json")) and not list(task.target.glob("*.csv"))
+
+
+def test_a_class_that_is_spelt_otherwise_is_refused(task: SlideTask, predictor: Predictor) -> None:
+    write_geojson(task.detections, [point(900, 900, label="Mitotic figure")])
+    with pytest.raises(CropError, match=r"has no detection of the class 'mitotic Figure', but of 'Mitotic figure'"):
+        classify_slide(predictor, task, SlideOptions(only=("mitotic Figure",)))
+    assert not list(task.target.glob("*.json"))
+
+
+def test_a_slide_with_no_figure_of_a_class_has_a_result_and_a_warning(
+    task: SlideTask, predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_geojson(task.detections, [point(900, 900, label="Apoptotic body")])
+    with caplog.at_level(logging.WARNING):
+        done = classify_slide(predictor, task, SlideOptions(only=("Mitotic figure",)))
+    assert done.summary["statistics"]["figures"] == 0
+    assert "none of its detections is of the class 'Mitotic figure'" in caplog.text
 
 
 def test_a_slide_without_figures_has_a_result(task: SlideTask, predictor: Predictor) -> None:
@@ -444,6 +470,14 @@ def test_a_table_of_slides(tmp_path: Path, task: SlideTask, predictor: Predictor
     before = (tmp_path / "all" / "slides.csv").read_bytes()
     assert classify_slides(predictor, tasks, tmp_path / "all", SlideOptions(resume=True)) == 2
     assert (tmp_path / "all" / "slides.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_of_slides_has_any_of_three_separators(tmp_path: Path, separator: str) -> None:
+    rows = [["slide", "detections", "mpp"], ["a.svs", "a.geojson", "0.25" if separator == "," else "0,25"]]
+    (tmp_path / "slides.csv").write_text("\n".join(separator.join(row) for row in rows))
+    (task,) = read_slide_list(tmp_path / "slides.csv", tmp_path / "out")
+    assert (task.slide, task.detections, task.mpp) == (tmp_path / "a.svs", tmp_path / "a.geojson", 0.25)
 
 
 def test_a_table_goes_on_with_slides_that_have_changed(

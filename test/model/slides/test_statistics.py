@@ -65,11 +65,37 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(truth: float, total: int) -
         count = int(random.binomial(total, seen))
         found = corrected(count, total, Accuracy(se, sp, positives, negatives))
         certain = corrected(count, total, Accuracy(se, sp, 1e9, 1e9))
-        assert found is not None and certain is not None
-        held += found[1][0] <= truth <= found[1][1]
-        ignoring += certain[1][0] <= truth <= certain[1][1]
+        held += found is not None and found[1][0] <= truth <= found[1][1]
+        ignoring += certain is not None and certain[1][0] <= truth <= certain[1][1]
     assert 0.93 < held / 2000 < 0.985
     assert ignoring < held or total < 100
+
+
+@pytest.mark.parametrize(("truth", "total"), [(0.1, 60), (0.2, 200), (0.07, 400)])
+def test_an_interval_holds_the_truth_of_a_slide_whose_rates_are_its_own(truth: float, total: int) -> None:
+    random = np.random.default_rng(0)
+    sensitivity, specificity, spreads = 0.855, 0.842, (0.067, 0.094)
+    alike, differing = (
+        Accuracy(sensitivity, specificity, 400, 500),
+        Accuracy(sensitivity, specificity, 400, 500, *spreads),
+    )
+    held = ignoring = 0
+    for _ in range(2000):
+        se, sp = np.clip(random.normal((sensitivity, specificity), spreads), 0, 1)
+        atypical = round(truth * total)
+        count = int(random.binomial(atypical, se) + random.binomial(total - atypical, 1 - sp))
+        found, narrow = corrected(count, total, differing), corrected(count, total, alike)
+        held += found is not None and found[1][0] <= truth <= found[1][1]
+        ignoring += narrow is not None and narrow[1][0] <= truth <= narrow[1][1]
+    assert 0.93 < held / 2000 < 0.99 and ignoring / 2000 < 0.9
+
+
+def test_where_the_rates_cannot_be_this_slide_s_nothing_is_corrected() -> None:
+    """16 of 200 called atypical, where a specificity of 0.84 makes 32 of none; and all of 200, where it makes fewer."""
+    accuracy = Accuracy(0.9, 0.84, 400, 500)
+    assert corrected(16, 200, accuracy) is None and corrected(200, 200, accuracy) is None
+    assert corrected(32, 200, accuracy) is not None
+    assert describe(16, 200, accuracy, None)["corrected_share_interval_95"] is None
 
 
 def test_the_summary_by_hand() -> None:
@@ -105,6 +131,7 @@ def test_the_default_weights_tell_how_good_they_are() -> None:
     assert accuracy.sensitivity == metrics["overall"]["sensitivity"]["value"]
     assert accuracy.specificity == metrics["overall"]["specificity"]["value"]
     assert 100 < accuracy.positives <= metrics["atypical"]
+    assert accuracy.specificity_spread == metrics["between_slides"]["specificity"] > 0.05
     low, high = metrics["overall"]["sensitivity"]["interval_95"]
     error = (accuracy.sensitivity * (1 - accuracy.sensitivity) / accuracy.positives) ** 0.5
     assert high - low == pytest.approx(2 * 1.96 * error, rel=1e-3) or accuracy.positives == metrics["atypical"]
@@ -122,6 +149,8 @@ def test_the_default_weights_tell_how_good_they_are() -> None:
         {"overall": {"sensitivity": {"value": 1.5, "interval_95": [0, 1]}}},
         {"overall": {"sensitivity": {"value": 0.9, "interval_95": [0.95, 0.9]}}},
         {"overall": {"sensitivity": {"value": 0.9, "interval_95": "wide"}}},
+        {"between_slides": {"sensitivity": 1.5}},
+        {"between_slides": "wide"},
     ],
 )
 def test_without_figures_shares_are_not_corrected(
