@@ -28,10 +28,14 @@ label() {
     "$CONTAINER_ENGINE" image inspect --format "{{ index .Config.Labels \"$1\" }}" "$IMAGE"
 }
 built_with=$(label weights.folder)
+if [[ -z "$built_with" || "$built_with" == "<no value>" ]]; then
+    echo "$IMAGE does not say which weights it has: an earlier build.sh built it; run ./build.sh again." >&2
+    exit 1
+fi
 WEIGHTS=${WEIGHTS:-$built_with}
 if [[ ! -f "$WEIGHTS/config.json" ]] ||
     [[ "$(sha256sum <"$WEIGHTS/config.json")" != "$(label weights.config.sha256) "* ]]; then
-    echo "$IMAGE was not built with the weights in '$WEIGHTS' as they are now; run WEIGHTS=${WEIGHTS:-DIR} ./build.sh first." >&2
+    echo "$IMAGE was not built with the weights in '$WEIGHTS' as they are now; run WEIGHTS=$WEIGHTS ./build.sh first." >&2
     exit 1
 fi
 compress=gzip

@@ -62,7 +62,7 @@ class Done:
             said += f" ({found['share_atypical']:.0%}, 95 % interval {low:.0%} to {high:.0%})"
         if found["corrected_share_interval_95"]:
             low, high = found["corrected_share_interval_95"]
-            said += f"; corrected for its errors {found['corrected_share']:.0%} ({low:.0%} to {high:.0%})"
+            said += f"; corrected for the classifier's errors {found['corrected_share']:.0%} ({low:.0%} to {high:.0%})"
         return said
 
 

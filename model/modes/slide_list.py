@@ -64,6 +64,8 @@ def read_slide_list(path: Path, target: Path, most: int = MOST_SLIDES) -> list[S
         text = read_bounded(path, most * LARGEST_ROW).decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+        if separator != ",":  # then it may be the comma of decimals
+            rows = [row | {name: row[name].replace(",", ".") for name in _OPTIONAL if row.get(name)} for row in rows]
     except OSError as error:
         raise CaseError(f"{path} cannot be read ({error.strerror}); give a CSV with slide,detections.") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -107,7 +109,7 @@ def _positive(path: Path, line: int, cell: str | None) -> float | None:
     if not cell or not cell.strip():
         return None
     try:
-        number = float(cell.replace(",", "."))  # the comma of decimals
+        number = float(cell)
     except ValueError:
         number = math.nan
     if not 0 < number < 1e6:

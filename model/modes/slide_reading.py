@@ -123,14 +123,16 @@ class SlideFigures:
             return
         there = sorted({detection.classification for detection in found} - {""})
         for name in self.options.only:
+            if name in there:
+                raise CropError(
+                    f"{path} has detections of the class '{name}' as hard negatives alone; give --all, too."
+                )
             if others := [other for other in there if other.casefold() == name.casefold()]:
                 raise CropError(
                     f"{path} has no detection of the class '{name}', but of '{others[0]}'; give --only as it is there."
                 )
-        asked = ", ".join(f"'{name}'" for name in self.options.only) or "a mitotic figure"
-        logger.warning(
-            "%s: none of its detections is of the class %s; the slide is counted as one without figures.", path, asked
-        )
+        asked = ", ".join(f"of the class '{name}'" for name in self.options.only) or "a mitotic figure"
+        logger.warning("%s: none of its detections is %s; the slide is counted as one without figures.", path, asked)
 
     def read(self, item: Numbered) -> FigureCrop | str:
         """The crop of a detection, or why there is none."""

@@ -24,6 +24,7 @@ from model.modes.tables import FAILURES, PREDICTIONS
 from model.modes.writing import read_table
 from model.report.gallery import Read, Row, Shown, fill
 from model.report.page import ReportError, legible, render, write_page
+from model.slides.accuracy import read_accuracy
 
 if TYPE_CHECKING:
     from model.predictor import Predictor
@@ -72,7 +73,7 @@ def report_folder(
         failed = sum(1 for _ in read_table(target / FAILURES))
         first = islice(read_table(target / FAILURES), MOST_FAILURES)
         failures = [(legible(row["file"]), legible(row["reason"])) for row in first]
-        about = describe(str(source), predictor) | {"failed": failed, "failures": failures}
+        about = describe(str(source), predictor) | {"failed": failed, "failures": failures} | _errors(predictor)
         return _write(target, _rows(target), read, about, explainer)
     except OSError as error:
         raise ReportError(f"The tables in {target} cannot be read ({error.strerror}); run again.") from error
@@ -106,7 +107,7 @@ def report_case(
         Row(number, stack.name, number, f"crop {number + 1}", entry["class"], entry["confidence"], spread)
         for number, (entry, spread) in enumerate(zip(done.entries, done.spreads, strict=True))
     )
-    about = describe(str(stack), predictor) | {"failed": None, "failures": []}
+    about = describe(str(stack), predictor) | {"failed": None, "failures": []} | _errors(predictor)
     return _write(done.path.parent, rows, read, about, explainer)
 
 
@@ -120,6 +121,11 @@ def describe(source: str, predictor: "Predictor") -> dict[str, Any]:
         "views": predictor.view_count,
         "device": "the CPU" if predictor.device.type == "cpu" else "the GPU",
     }
+
+
+def _errors(predictor: "Predictor") -> dict[str, Any]:
+    """How often the classifier errs, where its weights tell."""
+    return {"accuracy": read_accuracy(predictor.folder, predictor.view_set, "the page does without")}
 
 
 def _rows(target: Path) -> Iterator[Row]:

@@ -18,7 +18,9 @@ METRICS_FILE = "metrics.json"
 LARGEST = 1 << 22
 
 
-def read_accuracy(weights: Path, views: str = DEFAULT_VIEWS) -> Accuracy | None:
+def read_accuracy(
+    weights: Path, views: str = DEFAULT_VIEWS, otherwise: str = "shares are not corrected"
+) -> Accuracy | None:
     """Sensitivity and specificity on held-out slides; of recalibrated weights, on the crops that this was done with.
 
     The crops of a slide are alike, so their intervals, taken over slides, are wider than as many independent crops
@@ -27,6 +29,7 @@ def read_accuracy(weights: Path, views: str = DEFAULT_VIEWS) -> Accuracy | None:
     Args:
         weights: a weights folder.
         views: with which it runs; sensitivity and specificity are those of the views that they were measured with.
+        otherwise: what comes of it where the folder does not tell.
 
     Returns:
         None, with a warning, where the folder does not tell.
@@ -34,11 +37,13 @@ def read_accuracy(weights: Path, views: str = DEFAULT_VIEWS) -> Accuracy | None:
     path = weights / METRICS_FILE
     try:
         content = json.loads(read_bounded(path, LARGEST))
+        of_views = DEFAULT_VIEWS
         if "recalibration" in content:  # its operating point is another than the one that `overall` is of
             content = content["recalibration"] | {"overall": content["recalibration"]["new"]}
+            of_views = content.get("views", views)  # those of earlier days do not tell
         crops, atypical = content["crops"], content["atypical"]
-        if views != (measured := content.get("views", DEFAULT_VIEWS)):
-            raise ValueError(f"it was measured with --views {measured}, and runs with {views}")
+        if views != of_views:
+            raise ValueError(f"they were measured with --views {of_views}, and run with {views}")
         check_whole("crops", crops, 2, 1 << 40)
         check_whole("atypical", atypical, 1, crops - 1)
         sensitivity, positives = _read(content["overall"]["sensitivity"], atypical)
@@ -46,8 +51,10 @@ def read_accuracy(weights: Path, views: str = DEFAULT_VIEWS) -> Accuracy | None:
         between = content.get("between_slides", {})  # weights of earlier days do not tell
         spreads = [_share(name, between.get(name, 0.0)) for name in ("sensitivity", "specificity")]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        logger.warning("%s does not tell how good these weights are (%s); shares are not corrected.", path, reason)
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError | ValueError):
+            reason = str(getattr(error, "strerror", error))
+        logger.warning("%s does not tell how good these weights are (%s); %s.", path, reason, otherwise)
         return None
     return Accuracy(sensitivity, specificity, positives, negatives, *spreads)
 

@@ -116,5 +116,7 @@ def _regions(geometry: Any, wanted: Wanted) -> list[Region]:
     polygons = _polygons(geometry) if isinstance(geometry, dict) else []
     regions = [Region(rings) for rings in polygons]
     if not regions or any(region.area() <= 0 for region in regions):
-        raise CropError(f"{wanted.path} names '{wanted.region}' what is no area; draw a polygon, or give --area-mm2.")
+        raise CropError(
+            f"{wanted.path} names '{wanted.region}' what is no area; draw a polygon, or give --area-mm2 instead."
+        )
     return regions

@@ -37,7 +37,7 @@ def read_detections(wanted: Wanted) -> Found:
         raise CropError(f"{path} is empty; export it again.")
     found = _from_json(text, wanted) if text.lstrip()[:1] in ("{", "[") else read_table(text, wanted)
     if wanted.region and not found.regions:
-        raise CropError(f"{path} is no GeoJSON, so it has no region '{wanted.region}'; give --area-mm2.")
+        raise CropError(f"{path} is no GeoJSON, so it has no region '{wanted.region}'; give --area-mm2 instead.")
     if len(found.detections) > MOST_DETECTIONS:
         raise CropError(f"{path} holds {len(found.detections)} detections, too many; export mitotic figures alone.")
     return found

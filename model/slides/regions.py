@@ -112,12 +112,12 @@ def check_apart(regions: Sequence[Region]) -> None:
     if place := _unclear([[region] for region in regions]):
         raise CropError(
             f"The outline of a region crosses or covers itself, or a hole, near x {place[0]:.0f}, y {place[1]:.0f}, so "
-            "its area is unclear; draw it again, or give --area-mm2."
+            "its area is unclear; draw it again, or give --area-mm2 instead of --region."
         )
     if len(regions) > 1 and (place := _unclear([regions])):
         raise CropError(
             f"The regions overlap near x {place[0]:.0f}, y {place[1]:.0f}, so their area is unclear; merge them, or "
-            "give --area-mm2."
+            "give --area-mm2 instead of --region."
         )
 
 
@@ -150,9 +150,8 @@ def _sides(groups: Sequence[Sequence[Region]], down: int) -> _Sides:
     for number, regions in enumerate(groups):
         for region in regions:
             for nth, ring in enumerate(region.rings):
-                way = (
-                    -1 if ((ring_area(ring) > 0) == (nth == 0)) == (down == 1) else 1
-                )  # the other where axes are swapped
+                rightwards = (ring_area(ring) > 0) == (nth == 0)
+                way = -1 if rightwards == (down == 1) else 1  # the other where axes are swapped
                 ring = ring[:, [1 - down, down]]
                 start, end = ring, np.roll(ring, -1, axis=0)
                 falls = (start[:, 1] < end[:, 1])[:, None]

@@ -11,9 +11,11 @@ from model.errors import CropError
 from model.slides.detections import FINITE
 
 _SUFFIX = re.compile(
-    r"(?<=.)\.(svs|ndpi|ome|(ome\.)?tiff?|mrxs|scn|bif|vms|vmu|svslide|dcm|isyntax|czi|vsi|qptiff|png|jpe?g)\Z", re.I
+    r"(?<=.)\.(svs|ndpi|ome|(ome\.)?p?tiff?|mrxs|scn|bif|vms|vmu|svslide|dcm|isyntax|czi|vsi|qptiff|png|jpe?g|jp2|bmp)"
+    r"( - .*)?\Z",
+    re.I,
 )
-"""Of slides, and of pictures of them. What follows another dot is part of a name: 12.1 is another slide than 12.2."""
+"""Of slides and pictures of them, with a series' name. Another dot is part of a name: 12.1 is not the slide 12.2."""
 
 MOST_NAMES = 3
 """Of slides in a message."""

@@ -24,12 +24,12 @@ esac
 
 
 def export(
-    folder: Path, status: int, weights: Path = DEFAULT_WEIGHTS, **others: str
+    folder: Path, status: int, weights: Path | None = DEFAULT_WEIGHTS, **others: str
 ) -> subprocess.CompletedProcess[str]:
-    """Of an image that was built with some weights."""
+    """Of an image that was built with some weights, or does not say so."""
     engine = folder / "engine"
-    sha256 = hashlib.sha256((weights / "config.json").read_bytes()).hexdigest()
-    engine.write_text(ENGINE.format(status=status, weights=weights, sha256=sha256))
+    sha256 = hashlib.sha256((weights / "config.json").read_bytes()).hexdigest() if weights else ""
+    engine.write_text(ENGINE.format(status=status, weights=weights or "", sha256=sha256))
     engine.chmod(0o755)
     settings = {"CONTAINER_ENGINE": str(engine), "EXPORT_FOLDER": str(folder / "export"), "IMAGE": "some:tag"} | others
     return subprocess.run(
@@ -46,6 +46,11 @@ def test_the_model_s_archive_has_the_weights_and_no_page_with_crops(tmp_path: Pa
     assert names - {"."} == {file.name for file in DEFAULT_WEIGHTS.iterdir()} - {"report.html"}
     for image in ("some-tag.tar.gz", "some-tag-slim.tar.gz"):
         assert gzip.decompress((tmp_path / "export" / image).read_bytes()) == b"a part of an image"
+
+
+def test_an_image_that_does_not_say_its_weights_is_to_be_built_again(tmp_path: Path) -> None:
+    done = export(tmp_path, status=0, weights=None)
+    assert done.returncode == 1 and "some:tag does not say which weights it has" in done.stderr
 
 
 def test_weights_that_the_image_was_not_built_with_are_refused(tmp_path: Path) -> None:

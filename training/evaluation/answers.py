@@ -35,7 +35,9 @@ EXPLANATION = (
     "atypical and a normal figure the atypical one gets the higher probability."
 )
 
-NARROW = "Intervals over as few slides as are noted are narrower than they should be; over one there is none."
+NARROW = (
+    "Intervals that rest on so few slides as is noted are narrower than they should be; on one slide there is none."
+)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def few_slides(entry: Mapping[str, Any]) -> str:
     slides = entry["slides"]
     few = {"": slides} if slides is not None and slides < FEW_SLIDES else {}
     few |= {f"{name} on ": count for name, count in _classes_on_few(entry).items()}
-    return ", ".join(f"{of}{count} slide{'s' if count > 1 else ''} only" for of, count in few.items())
+    return ", ".join(f"{what}{count} slide{'s' if count > 1 else ''} only" for what, count in few.items())
 
 
 def _classes_on_few(entry: Mapping[str, Any]) -> dict[str, int]:

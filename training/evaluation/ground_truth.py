@@ -111,7 +111,7 @@ def _truth_of_csv(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
         raise ResultsError(f"{path} has no rows with the columns label and {' or '.join(CASE_COLUMNS)}.")
     cases: dict[str, TruthCase] = {}
     names: dict[str, list[str]] = {}
-    indices: dict[str, list[object]] = {}
+    indices: dict[str, list[int]] = {}
     for line, row in table.numbered():
         try:
             label = spelled(row.get("label", ""), "label")
@@ -127,12 +127,13 @@ def _truth_of_csv(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
         case.groups.append(row.get("slide", row.get("group", "")))
         names[row[key]] = [row[key], Path(row[key]).stem, *([row["case"]] if row.get("case") else [])]
     for name, found in indices.items():  # a spreadsheet may have sorted the rows
-        case, order = cases[name], stack_order(found)
-        if order is None:
+        if len(set(found)) < len(found):
             raise ResultsError(
-                f"{path}: the index of the {len(found)} rows of {name} is not 0 to {len(found) - 1}, each once; "
-                "correct it or, if the rows are in the stack's order, remove the column."
+                f"{path}: the same index stands in two rows of {name}; correct it or, if the rows are in the stack's "
+                "order, remove the column."
             )
+        # From 0 or 1, or over all files: the order tells, and whether rows are missing their number.
+        case, order = cases[name], sorted(range(len(found)), key=found.__getitem__)
         cases[name] = TruthCase(
             [case.labels[place] for place in order],
             [case.domains[place] for place in order],

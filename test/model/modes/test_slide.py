@@ -26,6 +26,7 @@ from written_slides import (
     square,
     write_every_format,
     write_geojson,
+    write_json,
     write_plain,
     write_svs,
     write_tiled,
@@ -205,7 +206,7 @@ def test_with_other_views_than_it_was_measured_with_the_share_is_not_corrected(
     with caplog.at_level(logging.WARNING):
         done = classify_slide(Predictor(DEFAULT_WEIGHTS, "cpu", "none"), task)
     assert done.summary["statistics"]["corrected_share"] is None and done.summary["accuracy"] is None
-    assert "measured with --views d4, and runs with none); shares are not corrected" in caplog.text
+    assert "measured with --views d4, and run with none); shares are not corrected" in caplog.text
 
 
 def test_what_is_left_out_is_named(task: SlideTask, predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
@@ -242,6 +243,15 @@ def test_a_class_that_is_spelt_otherwise_is_refused(task: SlideTask, predictor: 
     with pytest.raises(CropError, match=r"has no detection of the class 'mitotic Figure', but of 'Mitotic figure'"):
         classify_slide(predictor, task, SlideOptions(only=("mitotic Figure",)))
     assert not list(task.target.glob("*.json"))
+
+
+def test_a_class_of_hard_negatives_alone_needs_all(tmp_path: Path, task: SlideTask, predictor: Predictor) -> None:
+    boxes = [{"bbox": [280, 280, 320, 320], "category_id": 2, "image_id": 1, "id": 1}]
+    categories = [{"id": 1, "name": "mitotic figure"}, {"id": 2, "name": "hard negative"}]
+    content = {"images": [{"id": 1, "file_name": task.slide.name}], "annotations": boxes, "categories": categories}
+    task = replace(task, detections=write_json(tmp_path / "midog.json", content))
+    with pytest.raises(CropError, match="as hard negatives alone; give --all, too"):
+        classify_slide(predictor, task, SlideOptions(only=("hard negative",)))
 
 
 def test_a_slide_with_no_figure_of_a_class_has_a_result_and_a_warning(
@@ -478,6 +488,12 @@ def test_a_table_of_slides_has_any_of_three_separators(tmp_path: Path, separator
     (tmp_path / "slides.csv").write_text("\n".join(separator.join(row) for row in rows))
     (task,) = read_slide_list(tmp_path / "slides.csv", tmp_path / "out")
     assert (task.slide, task.detections, task.mpp) == (tmp_path / "a.svs", tmp_path / "a.geojson", 0.25)
+
+
+def test_a_thousand_with_a_comma_is_no_one(tmp_path: Path) -> None:
+    (tmp_path / "slides.csv").write_text('slide,detections,area_mm2\na.svs,a.geojson,"1,000"\n')
+    with pytest.raises(CaseError, match="has '1,000' where a number above 0 is wanted"):
+        read_slide_list(tmp_path / "slides.csv", tmp_path / "out")
 
 
 def test_a_table_goes_on_with_slides_that_have_changed(

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from helpers import REPOSITORY, classified_case, write_case
+from helpers import DEFAULT_WEIGHTS, REPOSITORY, classified_case, write_case
 from pages import check_page, fits, lowest_contrast, opened
 
 from model.constants import REPORT
@@ -24,6 +24,7 @@ from model.predictor import Predictor
 from model.report import gallery
 from model.report.page import ReportError, clear_report
 from model.report.predictions import report_case, report_folder
+from model.slides.accuracy import read_accuracy
 from process import prepare_report
 
 HOSTILE = (
@@ -84,6 +85,21 @@ def test_the_page_says_what_the_tables_say(folder: Path) -> None:
     assert f"22 crops {atypical} atypical ({100 * atypical / 22:.1f} %) {22 - atypical} normal" in page.text
     assert "1 images could not be used" in page.text and "broken<b>.png" in page.text
     assert "small 0" in page.text
+
+
+@pytest.mark.parametrize("views", ["d4", "none"])
+def test_the_page_says_how_often_these_weights_err_with_these_views(
+    tmp_path: Path, crops: list[np.ndarray], views: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "crop.png"), crops[0][..., ::-1])
+    predictor = Predictor(DEFAULT_WEIGHTS, "cpu", views)
+    classify_folder(predictor, tmp_path / "in", tmp_path / "out")
+    page = check_page(report_folder(tmp_path / "in", tmp_path / "out", None, predictor))
+    accuracy = read_accuracy(DEFAULT_WEIGHTS)
+    assert accuracy is not None
+    sentence = f"it called {100 * (1 - accuracy.specificity):.0f} % of the normal figures atypical"
+    assert (sentence in page.text) == (views == "d4")
 
 
 def test_the_spread_of_the_views_is_shown_without_asking_the_network_again(

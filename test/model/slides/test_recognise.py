@@ -165,6 +165,8 @@ def test_rows_of_other_slides_are_passed_over(tmp_path: Path) -> None:
         ("12.svs", ["12.1", "12.tif", "12.2"], "12.tif"),
         ("12.1.svs", ["12", "12.1", "12.2.svs"], "12.1"),
         ("12.1", ["12", "12.1.svs", "12.2"], "12.1.svs"),
+        ("a.ptif", ["a", "b"], "a"),
+        ("a.czi", ["a.czi - Scene #1", "b.czi - Scene #1"], "a.czi - Scene #1"),
         ("A.svs", ["A.svs", "A.tiff", "A"], "A.svs"),
         ("A.svs", ["A.tiff", "A", "B.svs"], "A"),
         ("A.svs", ["B.svs", "/scans/A.SVS"], "/scans/A.SVS"),

@@ -180,6 +180,10 @@ def test_recalibrated_weights_have_the_rates_of_their_own_operating_point(tmp_pa
     assert accuracy is not None
     assert (accuracy.sensitivity, accuracy.specificity) == (0.80, 0.93)
     assert accuracy.positives <= 60 and accuracy.negatives <= 240
+    assert read_accuracy(tmp_path, "none") is not None, "weights of earlier days do not tell their views"
+    metrics["recalibration"]["views"] = "none"
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert read_accuracy(tmp_path, "none") is not None and read_accuracy(tmp_path) is None
     metrics["recalibration"] = []
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     assert read_accuracy(tmp_path) is None

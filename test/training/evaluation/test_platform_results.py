@@ -109,9 +109,23 @@ def test_answers_of_a_folder_are_paired_by_their_index(tmp_path: Path) -> None:
     assert official(scored)["overall_roc_auc"] == 1
 
 
-@pytest.mark.parametrize("indices", [(0, 1, 2, 3, 4, 4), (1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, "x"), (0, 1, 2, 3, 4, "")])
+@pytest.mark.parametrize("first", [1, 40])
+def test_an_index_may_count_from_one_or_over_all_files(tmp_path: Path, first: int) -> None:
+    write_folder_mode(tmp_path, (0, 1, 2, 3, 4, 5))
+    truth = read_truth(write_truth(tmp_path, SORTED, [first + place for place in SORTED]))
+    assert official(score(read_results(tmp_path)[0], *truth))["overall_roc_auc"] == 1
+
+
+def test_a_case_whose_row_is_missing_is_named(tmp_path: Path) -> None:
+    write_folder_mode(tmp_path, (0, 1, 2, 3, 4, 5))
+    truth = read_truth(write_truth(tmp_path, SORTED[1:], SORTED[1:]))
+    with pytest.raises(ResultsError, match="has 6 answers, but the case 5 crops"):
+        score(read_results(tmp_path)[0], *truth)
+
+
+@pytest.mark.parametrize("indices", [(0, 1, 2, 3, 4, 4), (0, 1, 2, 3, 4, "x"), (0, 1, 2, 3, 4, "")])
 def test_an_index_that_tells_no_order_is_refused(tmp_path: Path, indices: tuple[Any, ...]) -> None:
-    whole = r"truth\.csv: the index of the 6 rows of stack\.tiff is not 0 to 5, each once; correct it or"
+    whole = r"truth\.csv: the same index stands in two rows of stack\.tiff; correct it or"
     cell = rf"truth\.csv, line 7: the index is '{indices[5]}'; write the crop's place in the stack, from 0"
     with pytest.raises(ResultsError, match=whole if isinstance(indices[5], int) else cell):
         read_truth(write_truth(tmp_path, SORTED, indices))
