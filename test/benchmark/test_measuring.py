@@ -4,7 +4,13 @@ import pytest
 
 from benchmark.measuring import run_process
 
-WARNS = "import sys; print('warned ' * 30_000, file=sys.stderr); print('ready', flush=True); sys.exit({status})"
+WARNS = """
+import sys, time
+print("warned " * 30_000, file=sys.stderr)
+print("ready", flush=True)
+time.sleep(0.5)  # memory is looked at every 10 ms
+sys.exit({status})
+"""
 
 
 @pytest.mark.parametrize("ready", [None, "ready"])
