@@ -248,17 +248,21 @@ class Subject:
         folder: its weights folder.
         pth: the same for the reference.
         view_set: of a case.
-        roof: the card's ceiling in its precision, TFLOP/s; None where that was not measured.
     """
 
     folder: Path
     pth: Path
     view_set: str
-    roof: float | None
 
 
-def network_figures(bench: Bench, subject: Subject) -> dict:
-    """A case, throughput and memory of a network, and the reference's."""
+def network_figures(bench: Bench, subject: Subject, roofs: dict) -> dict:
+    """A case, throughput and memory of a network, and the reference's.
+
+    Args:
+        bench: where, and how much.
+        subject: the network.
+        roofs: of `ceiling`; empty, or why there are none, where that was not measured.
+    """
     folder, view_set = subject.folder, subject.view_set
     bench.forget_memory()
     holder: list[Predictor] = []
@@ -272,7 +276,8 @@ def network_figures(bench: Bench, subject: Subject) -> dict:
     figures: dict = {"views": view_set, "dtype": name_of(predictor.dtype), "load_seconds": round(load, 2)}
     figures["case_seconds"] = round(bench.seconds(partial(predictor, case)), 4)
     figures["case_peak_mib"] = bench.peak_mib()
-    rated = attempt(partial(rates, bench, predictor, subject.roof))
+    roof = roofs.get(f"{figures['dtype']}_tflops")  # of its precision; None where that was not measured
+    rated = attempt(partial(rates, bench, predictor, roof))
     figures |= {"rates": rated} if "failed" in rated else rated
     figures["as_timm_runs_it"] = attempt(partial(plain_rate, bench, predictor, folder))
     if bench.compiles:
@@ -335,11 +340,11 @@ def main() -> None:
 
         def hplus() -> dict:
             write_hplus()
-            return network_figures(bench, Subject(folder, pth, "rot4", roofs.get("bfloat16_tflops")))
+            return network_figures(bench, Subject(folder, pth, "rot4"), roofs)
 
         def default_weights() -> dict:
             write_reference_weights(BAKED, default)
-            return network_figures(bench, Subject(BAKED, default, DEFAULT_VIEWS, roofs.get("bfloat16_tflops")))
+            return network_figures(bench, Subject(BAKED, default, DEFAULT_VIEWS), roofs)
 
         def ready() -> dict:
             write_hplus()

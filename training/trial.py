@@ -23,11 +23,9 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from model.network.calibration import sigmoid
 from training.config import ConfigError, load_config
 from training.data.folds import Split
-from training.evaluation.calibration import cross_calibrate
-from training.evaluation.comparison import compare
+from training.evaluation.comparison import compare, trial_probabilities
 from training.evaluation.held_out import find_tables, read_predictions, table_path, write_predictions
 from training.evaluation.scores import domain_roc_auc, report_ranking, report_table
 from training.fitting.cross_validation import cross_validate, hold_out
@@ -69,7 +67,7 @@ def run_trial(name: str, recipe: str, overrides: Sequence[str], only: str = "") 
         table = _one_fold(run, split, only) if only else cross_validate(run, split, config.ensemble)
     held_out = read_predictions(table)
     metrics = report_ranking(held_out, config.seed) if only else report_table(table, config.seed)
-    probabilities = sigmoid(held_out.logits) if only else cross_calibrate(held_out)
+    probabilities, _ = trial_probabilities(held_out)
     overall, shifted = metrics["overall"], metrics["shifted"]
     changes = [o for o in overrides if not o.startswith(("data.root=", "data.split=", "seed=", "data.workers="))]
     row = {

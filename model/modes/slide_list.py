@@ -25,6 +25,7 @@ from model.modes.slide_options import SlideOptions, SlideTask
 from model.modes.slide_tables import ChangedInputError, forget_result
 from model.modes.writing import Whole, lock, to_cell, unwritable
 from model.predictor import Predictor
+from model.slides.table import separator_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def read_slide_list(path: Path, target: Path, most: int = MOST_SLIDES) -> list[S
     """
     try:
         text = read_bounded(path, most * LARGEST_ROW).decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
+        separator = separator_of(text)
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
         if separator != ",":  # then it may be the comma of decimals
             rows = [row | {name: row[name].replace(",", ".") for name in _OPTIONAL if row.get(name)} for row in rows]

@@ -27,8 +27,7 @@ def read_table(text: str, wanted: Wanted) -> Found:
         CropError: columns are missing, doubtful or contradict what the user says; no row is of this slide, or it is
             doubtful which are.
     """
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
+    separator = separator_of(text)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         names = [re.sub(r"[\s_.^-]", "", name.lower()) for name in next(rows, [])]
@@ -48,6 +47,11 @@ def read_table(text: str, wanted: Wanted) -> Found:
         detections.append(Detection(first, second, kept, "", "annotation", named, 0.0, wanted.takes(named)))
     from_qupath = "objectid" in names or any(name.startswith("centroid") for name in names)
     return Found("table", detections, unit=unit, from_qupath=from_qupath)
+
+
+def separator_of(text: str) -> str:
+    """What stands between the cells of a CSV file: what parts its first line into most."""
+    return max(",;\t", key=text.partition("\n")[0].count)
 
 
 def _coordinates(names: list[str], wanted: Wanted) -> tuple[int, int, str]:

@@ -21,15 +21,15 @@ def compare(first: Predictions, second: Predictions, seed: int = 0) -> dict[str,
     Raises:
         UserError: the trials are of other crops, or held them out in other folds.
     """
-    if not (np.array_equal(first.labels, second.labels) and np.array_equal(first.groups, second.groups)):
+    if not first.of_same_crops(second):
         raise UserError("The two trials are of other crops; compare trials on the same data.")
     if not np.array_equal(first.folds, second.folds):
         raise UserError(
             "The two trials held the crops out in other folds, so they differ in what they were trained on; compare "
             "trials of the same data.split and data.folds and, by slides, the same seed."
         )
-    one_fold = len(np.unique(first.folds)) == 1
-    calibrated = [_raw(trial) if one_fold else _calibrated(trial) for trial in (first, second)]
+    one_fold = _of_one_fold(first)
+    calibrated = [trial_probabilities(trial) for trial in (first, second)]
     chosen = [np.arange(len(first)), *resamplings(first, seed)]
     figures = np.array([[_figures(first, *trial, indices) for trial in calibrated] for indices in chosen])
     differences = figures[:, 1] - figures[:, 0]
@@ -38,12 +38,15 @@ def compare(first: Predictions, second: Predictions, seed: int = 0) -> dict[str,
     return {name: found[name] for name in FIGURES if not one_fold or "accuracy" not in name}
 
 
-def _raw(trial: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    return sigmoid(trial.logits), sigmoid(trial.shifted_logits)
-
-
-def _calibrated(trial: Predictions) -> tuple[np.ndarray, np.ndarray]:
+def trial_probabilities(trial: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """P(atypical) of a trial's N crops, as they are and under the shift, (N,) each; of one fold alone uncalibrated."""
+    if _of_one_fold(trial):
+        return sigmoid(trial.logits), sigmoid(trial.shifted_logits)
     return cross_calibrate(trial), cross_calibrate(trial, trial.shifted_logits)
+
+
+def _of_one_fold(trial: Predictions) -> bool:
+    return len(np.unique(trial.folds)) == 1
 
 
 def _figures(samples: Predictions, as_is: np.ndarray, shifted: np.ndarray, chosen: np.ndarray) -> list[float]:

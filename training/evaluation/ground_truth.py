@@ -142,21 +142,6 @@ def _truth_of_csv(path: Path) -> tuple[dict[str, TruthCase], dict[str, str]]:
     return cases, _aliases(names, path)
 
 
-def stack_order(indices: Sequence[object]) -> list[int] | None:
-    """Which of N crops is the first in the stack, and so on.
-
-    Args:
-        indices: N, the place in the stack that each crop is said to have.
-
-    Returns:
-        N, places in `indices`; None if these are not 0 to N - 1, each once.
-    """
-    if any(type(index) is not int for index in indices) or {*indices} != {*range(len(indices))}:
-        return None
-    places = {index: place for place, index in enumerate(indices)}
-    return [places[index] for index in range(len(indices))]
-
-
 def _whole_number(cell: str) -> int:
     try:
         return int(cell)

@@ -47,6 +47,10 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def of_same_crops(self, other: "Predictions") -> bool:
+        """Whether labels and slides agree, crop by crop."""
+        return np.array_equal(self.labels, other.labels) and np.array_equal(self.groups, other.groups)
+
     def subset(self, inside: np.ndarray) -> Self:
         """Those of some crops, without what to calibrate on.
 

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from model.constants import CLASSES, THRESHOLD
 from model.modes.grand_challenge import INPUT_SLUG, RESULT_FILE
 from training.evaluation.answers import Answers, figures
-from training.evaluation.ground_truth import INDEX, ResultsError, TruthCase, read_json, stack_order
+from training.evaluation.ground_truth import INDEX, ResultsError, TruthCase, read_json
 
 JOBS = "predictions.json"
 
@@ -82,13 +83,13 @@ def _in_order(path: Path, name: str, entries: list[dict[str, Any]]) -> list[dict
     """A file's answers in the stack's order, by their index where they have one."""
     if not any(INDEX in entry for entry in entries):
         return entries
-    order = stack_order([entry.get(INDEX) for entry in entries])
-    if order is None:
+    indices = [entry.get(INDEX) for entry in entries]
+    if any(type(index) is not int for index in indices) or {*indices} != {*range(len(entries))}:
         raise ResultsError(
             f"{path}: the index of the {len(entries)} answers on {name} is not 0 to {len(entries) - 1}, each once; run "
             "`process.py folder` again."
         )
-    return [entries[place] for place in order]
+    return sorted(entries, key=itemgetter(INDEX))
 
 
 def _read_job(folder: Path, job: dict[str, Any], results: dict[str, Any], problems: list[str]) -> None:

@@ -233,7 +233,7 @@ def report_table(path: Path, seed: int = 0, further: Path | None = None) -> dict
 def _further(path: Path, held_out: Predictions, further: Path) -> np.ndarray:
     """(N,) logits of a further table, whose rows must be of the same crops as those of the first."""
     others = read_predictions(further)
-    if not (np.array_equal(held_out.labels, others.labels) and np.array_equal(held_out.groups, others.groups)):
+    if not held_out.of_same_crops(others):
         raise UserError(f"{further} is of other crops than {path.name} beside it; give tables of one run.")
     return others.logits
 
